@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from registry.jobs.seen_rows import TrainedOnRows
     from registry.jobs.service import Jobs
     from registry.jobs.workers import Workers
+    from registry.lineage.about import VersionAbouts
     from registry.lineage.service import Lineages
-    from registry.lineage.told import ToldVersions
     from registry.monitoring.processes import ServerProcesses
     from registry.monitoring.service import Metrics
     from registry.promotion.approvals import Approvals
@@ -333,10 +333,10 @@ class Services:
         return ClaimedVersions(self.db)
 
     @cached_property
-    def told_versions(self) -> ToldVersions:
-        from registry.lineage.told import ToldVersions
+    def version_abouts(self) -> VersionAbouts:
+        from registry.lineage.about import VersionAbouts
 
-        return ToldVersions(
+        return VersionAbouts(
             self.db,
             catalog=self.catalog,
             evaluations=self.evaluations,

@@ -8,8 +8,8 @@ from fastapi import Query
 
 from registry.catalog.views import WhoseBase
 from registry.http.routes import Reader, room, service
+from registry.lineage.about import VersionAbouts
 from registry.lineage.service import Lineages
-from registry.lineage.told import ToldVersions
 from sdk.schemas.claims import About
 from sdk.schemas.lineage import Direction, Lineage
 
@@ -41,8 +41,8 @@ def trace_lineage(
 @router.get("/version/about")
 def tell_version(
     ref: Annotated[str, Query(max_length=1000, examples=["team/code-review@v3"])],
-    told: Annotated[ToldVersions, service(ToldVersions)],
+    abouts: Annotated[VersionAbouts, service(VersionAbouts)],
     who: Reader,
 ) -> About:
     """What is recorded of a version, as a pull writes it beside the files, to be claimed where they are pushed."""
-    return told.tell(ref, who=who)
+    return abouts.about(ref, who=who)

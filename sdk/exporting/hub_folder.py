@@ -22,6 +22,8 @@ from sdk.objects import Registry, Version
 from sdk.pulling.base_name import rewritten
 from sdk.pushing.given_base import registered_base
 from sdk.schemas.catalog import VersionView
+from sdk.schemas.claimed_facts import claimed_facts
+from sdk.schemas.claims import ClaimsView
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.scores import EvaluationView
 from sdk.schemas.scores import warning as contaminated
@@ -31,6 +33,8 @@ from sdk.validation import require_adapter
 #: What `show` says and nobody at a hub can use: names of this registry's people, jobs and states.
 _INTERNAL = frozenset(
     {"ref", "state", "refused", "warning", "aliases", "created", "job", "tags", "description", "notes"}
+    # Of what is claimed: who sent it, and the job of the other registry.
+    | {"sent by", "claimed job"}
 )
 #: At most this many scores of each evaluation, and this many evaluations, the newest first.
 _MOST_SCORES, _MOST_EVALUATIONS = 16, 10
@@ -82,7 +86,7 @@ def export_hub_folder(
     with disk_explained(f"writing {target}"), beside(target) as partial:
         written = partial / "adapter"
         _write_files(pulled, written, version.info, base)
-        card = _card(version.info, base, evaluations, _names(registry), terms, warnings)
+        card = _card(version.info, version.claimed, base, evaluations, _names(registry), terms, warnings)
         (written / CARD_FILE).write_text(card, encoding="utf-8")
         put_in_place(written, target)
     return ExportedFolder(target, base, [*notes, *warnings])
@@ -140,6 +144,7 @@ def _names(registry: Registry) -> dict[str, str]:
 
 def _card(
     version: VersionView,
+    claims: ClaimsView | None,
     base: str,
     evaluations: Sequence[EvaluationView],
     names: Mapping[str, str],
@@ -152,6 +157,8 @@ def _card(
             made.append((name or "also", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     if version.dataset is not None:
         made.append(("datasets", ", ".join(names.get(digest, digest[:12]) for digest in version.dataset.digests)))
+    if claims is not None:
+        made += [(name, str(value)) for name, value in claimed_facts(claims) if name not in _INTERNAL]
     task = "text-classification" if version.lora.task_type == "SEQ_CLS" else "text-generation"
     return render(
         ModelCard(

@@ -15,7 +15,7 @@ from sdk.formats.canonical_json import canonical_json
 #: Beside the manifest, and a signature over its bytes.
 ABOUT, ABOUT_SIGNATURE = "about.json", "about.signature.json"
 #: The longest that is written, sent and kept, in bytes.
-MOST_TOLD_BYTES = 131_072
+MOST_ABOUT_BYTES = 131_072
 _MOST_NAME = 300
 
 
@@ -39,4 +39,4 @@ def about_bytes(about: Any, *, digest: str, url: str) -> bytes | None:
         )
     except (ValueError, RecursionError):
         return None
-    return made if len(made) <= MOST_TOLD_BYTES else None
+    return made if len(made) <= MOST_ABOUT_BYTES else None

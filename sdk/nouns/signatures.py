@@ -35,7 +35,7 @@ class SignaturesAPI(SignatureRoutes):
             raise InvalidInput("there is no key to sign with; give --key, or set ADAPTERCTL_SIGNING_KEY", param="key")
         return self.add(manifest.digest, signed)
 
-    def sign_told(
+    def sign_about(
         self, folder: str | Path, key: str | Path | None = None, *, password: str | None = None
     ) -> SignedManifest:
         """Sign what a pulled folder tells of its version, for a registry that lists the key; its files are hashed first.
@@ -44,6 +44,6 @@ class SignaturesAPI(SignatureRoutes):
         VerificationFailed, Unavailable without `[signing]`.
         """
         from sdk.config import user_path
-        from sdk.pushing.claims import sign_told
+        from sdk.pushing.claims import sign_about
 
-        return sign_told(user_path(folder), key, password=password)[1]
+        return sign_about(user_path(folder), key, password=password)[1]

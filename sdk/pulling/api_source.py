@@ -42,6 +42,6 @@ class ApiSource:
         stated = StatementRoutes(self._transport)(adapter, alias).statements
         return [StoredStatement(one.statement.model_dump(), one.bundle) for one in stated]
 
-    def told_of(self, ref: str) -> Any:
+    def about_of(self, ref: str) -> Any:
         """Return what is recorded of a version, as plain JSON. Raises NotFound."""
         return versions.about(self._transport, ref).model_dump(mode="json")

@@ -181,8 +181,8 @@ class Puller:
             return None
         # The copy is whole without it.
         with contextlib.suppress(AdapterctlError):
-            told = self._source.told_of(f"{version.adapter}@sha256:{version.digest}")
-            return about_bytes(told, digest=version.digest, url=self._url)
+            about = self._source.about_of(f"{version.adapter}@sha256:{version.digest}")
+            return about_bytes(about, digest=version.digest, url=self._url)
         return None
 
     def base_name_for(self, version: Resolved) -> str | None:

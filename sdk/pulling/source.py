@@ -71,7 +71,7 @@ class PullSource(Protocol):
     def statements_about(self, adapter: str, alias: str) -> list[StoredStatement]:
         """Return the signed statements of what an alias names. Raises NotFound."""
 
-    def told_of(self, ref: str) -> Any:
+    def about_of(self, ref: str) -> Any:
         """Return what is recorded of a version, as plain JSON that nobody has checked. Raises NotFound."""
 
 
@@ -114,7 +114,7 @@ class HttpSource:
             "/aliases/statements", lambda value: [read_statement(one) for one in value["statements"]], **query
         )
 
-    def told_of(self, ref: str) -> Any:
+    def about_of(self, ref: str) -> Any:
         """Return what is recorded of a version, as plain JSON that nobody has checked. Raises NotFound."""
         return self._get("/version/about", lambda value: value, ref=ref)
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from sdk import config
 from sdk.errors import InvalidInput, NotFound, disk_explained
-from sdk.formats.about_file import ABOUT, ABOUT_SIGNATURE, MOST_TOLD_BYTES
+from sdk.formats.about_file import ABOUT, ABOUT_SIGNATURE, MOST_ABOUT_BYTES
 from sdk.pulling.folder import MARKER_FOLDER, verify_folder
 from sdk.schemas.artifacts import SignedManifest
-from sdk.schemas.claims import Told, read_told
+from sdk.schemas.claims import AboutFile, read_about
 from sdk.schemas.sent_claims import SentClaims
 from sdk.schemas.wire import canonical_json, read_json
 from sdk.signing import ABOUT_FILE, MAX_BUNDLE_BYTES, sign
@@ -34,8 +34,8 @@ def claims_in(folder: Path, digest: str) -> FolderClaims:
     if not os.path.lexists(path):
         return FolderClaims()
     try:
-        text = _text(path, MOST_TOLD_BYTES)
-        told = read_told(text)
+        text = _text(path, MOST_ABOUT_BYTES)
+        file = read_about(text)
         signature = folder / MARKER_FOLDER / ABOUT_SIGNATURE
         signed = None
         if os.path.lexists(signature):
@@ -47,14 +47,14 @@ def claims_in(folder: Path, digest: str) -> FolderClaims:
         return FolderClaims(
             left_out=str(error) if type(error) is ValueError else "its signature is none that sign has written"
         )
-    if told.about.digest != digest:
-        return FolderClaims(left_out=f"it tells of other bytes ({told.about.digest[:12]}, and {digest[:12]} is pushed)")
-    return FolderClaims(SentClaims(text=text, signature=signed), told.registry)
+    if file.about.digest != digest:
+        return FolderClaims(left_out=f"it tells of other bytes ({file.about.digest[:12]}, and {digest[:12]} is pushed)")
+    return FolderClaims(SentClaims(text=text, signature=signed), file.registry)
 
 
-def sign_told(
+def sign_about(
     folder: Path, key: str | Path | None = None, *, password: str | None = None
-) -> tuple[Told, SignedManifest]:
+) -> tuple[AboutFile, SignedManifest]:
     """Sign what a pulled folder tells of its version, whose files are hashed first; the signature is written beside it.
 
     Raises NotFound for a folder that tells nothing, InvalidInput, VerificationFailed, Unavailable without `[signing]`.
@@ -75,16 +75,16 @@ def sign_told(
     signed = sign(found.claims, path, password or config.signing_password(), file=ABOUT_FILE)
     with disk_explained(f"writing {folder}"):
         write_whole(folder / MARKER_FOLDER / ABOUT_SIGNATURE, canonical_json(signed.model_dump()), durable=True)
-    return read_told(found.claims.text), signed
+    return read_about(found.claims.text), signed
 
 
 def _text(path: Path, most_bytes: int) -> str:
     """Return a file's text. A link isn't followed, a pipe isn't waited for, and a long one isn't read. Raises OSError, ValueError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open already
+    with open(descriptor, "rb") as stream:  # noqa: PTH123 - it is open already
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is no plain file")
-        content = file.read(most_bytes + 1)
+        content = stream.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes // 1024} KiB")
     try:

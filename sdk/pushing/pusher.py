@@ -95,7 +95,7 @@ class PushReport(NamedTuple):
     #: How what its folder tells is kept: "claimed", or "signed" by a key that the registry lists; None: it isn't.
     claims: str | None = None
     #: The registry that told it, or why it wasn't sent.
-    told_by: str | None = None
+    claimed_by: str | None = None
     claims_left_out: str | None = None
 
 
@@ -265,7 +265,7 @@ class Pusher:
             )
             # Before anything is sent, so that a key that can't sign leaves nothing behind.
             signature = sign_manifest(package.manifest, options.sign, password=options.sign_password)
-            told = claims_in(folder, package.manifest.digest) if options.claims else FolderClaims()
+            claims = claims_in(folder, package.manifest.digest) if options.claims else FolderClaims()
             known = options.quantization is not None or options.method == "lora"
             unknown = [*package.unknown, *([] if known else ["quantization"]), "dataset", "training", "libraries"]
             publication = build(
@@ -280,7 +280,7 @@ class Pusher:
                 tags=dict(options.tags or {}),
                 unknown=unknown,
                 signature=signature,
-                claimed=told.claims,
+                claimed=claims.claims,
             )
             published = versions.publish(self._transport, publication)
         return PushReport(
@@ -290,8 +290,8 @@ class Pusher:
             package.named_base,
             package.expanded,
             published.claims,
-            told.registry,
-            told.left_out,
+            claims.registry,
+            claims.left_out,
         )
 
     def _files_of(self, base: GivenBase, view: BaseView) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sdk.schemas.claims import ClaimsView, ToldRecord
+from sdk.schemas.claims import AboutRecord, ClaimsView
 from sdk.schemas.evaluation import is_score
 from sdk.schemas.version_facts import held_out_loss, quantised_in_words, trained_facts
 from sdk.schemas.version_records import TrainingRecord
@@ -41,7 +41,7 @@ def standing(claims: ClaimsView) -> str:
     return f"signed by the key {claims.key_id[:12]}, which this registry lists"
 
 
-def _record(about: ToldRecord, named: Callable[[str], str]) -> Iterator[tuple[str, Any]]:
+def _record(about: AboutRecord, named: Callable[[str], str]) -> Iterator[tuple[str, Any]]:
     base = about.base
     yield "claimed base", f"{base.id}{'@' + base.revision[:12] if base.revision else ''} ({base.architecture})"
     yield "claimed method", f"{about.method}, base quantised: {quantised_in_words(about.method, about.quantization)}"

@@ -3,7 +3,7 @@
 A pulled copy has it as `.adapterctl/about.json`, beside its manifest. Where the copy is pushed, it is what somebody claims: nobody
 there can check it. So it is a text that is kept as it was sent, and is read only to be shown.
 
->>> read_told("[]")
+>>> read_about("[]")
 Traceback (most recent call last):
 ValueError: it is not what a pull writes
 """
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from sdk.formats.about_file import MOST_TOLD_BYTES
+from sdk.formats.about_file import MOST_ABOUT_BYTES
 from sdk.schemas.catalog import BaseBrief, JobRef, LoraSize, Parent
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training_report import DatasetUse
@@ -29,7 +29,7 @@ MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**64
 _Name = Annotated[str, Field(max_length=300)]
 
 
-class ToldScores(Wire):
+class AboutScores(Wire):
     """The scores of a version on one dataset."""
 
     dataset: _Name
@@ -39,7 +39,7 @@ class ToldScores(Wire):
     created_at: _Name
 
 
-class ToldRecord(Wire):
+class AboutRecord(Wire):
     """What a registry records of a version, as far as the one who asks may see it."""
 
     ref: _Name
@@ -60,28 +60,28 @@ class ToldRecord(Wire):
     #: Which of it was only stated there by whoever made the version.
     reported: list[_Name] | None
     unknown: list[_Name]
-    evaluations: Annotated[list[ToldScores], Field(max_length=MOST_EVALUATIONS)]
+    evaluations: Annotated[list[AboutScores], Field(max_length=MOST_EVALUATIONS)]
     #: The ids of the keys of its signatures, as their senders say.
     signed_by: Annotated[list[_Name], Field(max_length=100)]
 
 
-class EarlierTold(Wire):
+class EarlierClaims(Wire):
     """What the registry was told itself, by the first one that told of the version."""
 
     registry: _Name
     at: _Name
-    about: ToldRecord
+    about: AboutRecord
     #: The key that the registry lists and by which it was signed; None: by none.
     key_id: Annotated[Sha256 | None, IF_SET] = None
 
 
-class About(ToldRecord):
+class About(AboutRecord):
     """A registry's own record of a version, and what it was told of it by another one."""
 
-    claimed: Annotated[EarlierTold | None, IF_SET] = None
+    claimed: Annotated[EarlierClaims | None, IF_SET] = None
 
 
-class Told(Wire):
+class AboutFile(Wire):
     """The file `about.json`."""
 
     format: Literal["adapterctl.about/1"]
@@ -92,14 +92,14 @@ class Told(Wire):
     about: About
 
 
-def read_told(text: str) -> Told:
+def read_about(text: str) -> AboutFile:
     """Return what a text tells, with `?` for each character that can't be seen. Raises ValueError, which says why not."""
-    if len(text.encode("utf-8", "replace")) > MOST_TOLD_BYTES:
-        raise ValueError(f"it is longer than {MOST_TOLD_BYTES // 1024} KiB")
+    if len(text.encode("utf-8", "replace")) > MOST_ABOUT_BYTES:
+        raise ValueError(f"it is longer than {MOST_ABOUT_BYTES // 1024} KiB")
     try:
         # Half a character can be neither signed nor stored.
         text.encode()
-        return read(Told, _shown(json.loads(text), _MOST_DEPTH), open_ended=True)
+        return read(AboutFile, _shown(json.loads(text), _MOST_DEPTH), open_ended=True)
     except ValidationError as error:
         where = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
         raise ValueError(f"it is not what a pull writes{f', at {where}' if where else ''}") from None

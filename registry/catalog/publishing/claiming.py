@@ -18,7 +18,7 @@ from registry.errors import Invalid
 from registry.signatures.service import Trust
 from registry.usage.charging import charge, record_bytes
 from sdk.schemas.catalog import Publication
-from sdk.schemas.claims import ClaimState, Told, read_told
+from sdk.schemas.claims import AboutFile, ClaimState, read_about
 from sdk.signing import ABOUT_FILE
 
 #: What a signed record says, unless the publication says it.
@@ -34,47 +34,47 @@ def read_claims(publication: Publication, trust: Trust) -> NewClaims | None:
     if sent is None:
         return None
     try:
-        told = read_told(sent.text)
+        file = read_about(sent.text)
     except ValueError as error:
         raise Invalid(
             f"what the folder tells can't be kept: {error}; push with --no-claims", param="claimed.text"
         ) from None
-    if told.about.digest != publication.manifest.digest:
+    if file.about.digest != publication.manifest.digest:
         raise Invalid(
-            f"the folder tells of {told.about.digest[:12]}, and {publication.manifest.digest[:12]} is pushed; push with --no-claims",
+            f"the folder tells of {file.about.digest[:12]}, and {publication.manifest.digest[:12]} is pushed; push with --no-claims",
             param="claimed.text",
         )
     if sent.signature is None:
-        return NewClaims(sent.text, told, None, None)
+        return NewClaims(sent.text, file, None, None)
     trust.check(sent, sent.signature, file=ABOUT_FILE)
     key_id = sent.signature.key_id
-    return NewClaims(sent.text, told, key_id if trust.lists(key_id) else None, sent.signature.bundle)
+    return NewClaims(sent.text, file, key_id if trust.lists(key_id) else None, sent.signature.bundle)
 
 
-def is_known_here(session: Session, new: NewVersion, told: Told) -> bool:
+def is_known_here(session: Session, new: NewVersion, file: AboutFile) -> bool:
     """Whether the database knows more than a folder could tell: the caller may read a version of the same bytes that a job here has
     made, or the very version that it was pulled from.
     """
     made = select(Origin.pk).where(Origin.version_pk == Version.pk, Origin.job.is_not(None)).exists()
-    name = told.about.ref.partition("@")[0]
+    name = file.about.ref.partition("@")[0]
     of = select(Version.created_at, made, Adapter.name == name).join(Adapter, Adapter.pk == Version.adapter_pk)
     shown = Version.state.in_((VersionState.READY, VersionState.ARCHIVED))
     same = of.where(Version.digest == new.digest, shown, new.who.within(Adapter.namespace))
     rows = session.execute(same.where(or_(made, Adapter.name == name))).all()
-    return any(by_job or (named and at.isoformat() == told.about.created_at) for at, by_job, named in rows)
+    return any(by_job or (named and at.isoformat() == file.about.created_at) for at, by_job, named in rows)
 
 
 def with_claims(new: NewVersion, claims: NewClaims) -> NewVersion:
     """Return a version of which this is claimed; if a key that this registry lists has signed it, its record says so too."""
     if claims.key_id is None:
         return replace(new, claims=claims)
-    publication = _with_record(new.publication, claims.told)
+    publication = _with_record(new.publication, claims.file)
     return replace(new, claims=claims, publication=publication, reported=claims_of(publication))
 
 
-def _with_record(publication: Publication, told: Told) -> Publication:
+def _with_record(publication: Publication, file: AboutFile) -> Publication:
     """Return a publication that says what is told, where it says nothing itself."""
-    about = told.about
+    about = file.about
     record: dict[str, Any] = {name: getattr(about, name) for name in _RECORD if not getattr(publication, name)}
     if publication.method is None and publication.quantization is None:
         record["quantization"] = about.quantization

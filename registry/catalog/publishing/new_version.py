@@ -11,7 +11,7 @@ from registry.catalog.versions.finding import space_of
 from registry.principal import Principal
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from sdk.schemas.catalog import JobRef, Publication
-from sdk.schemas.claims import Told
+from sdk.schemas.claims import AboutFile
 from sdk.schemas.manifest import ManifestFile
 
 #: The parts of a version's record that are only stated by whoever pushes it.
@@ -43,7 +43,7 @@ class NewClaims(NamedTuple):
     """What will be claimed of a version."""
 
     text: str
-    told: Told
+    file: AboutFile
     #: The key that this registry lists and that has signed it.
     key_id: str | None
     bundle: str | None

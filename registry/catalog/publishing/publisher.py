@@ -129,7 +129,7 @@ class Publisher:
         if past is None:
             with self._db.read() as session:
                 past = find_past(session, new)
-                if claims is not None and (past is not None or is_known_here(session, new, claims.told)):
+                if claims is not None and (past is not None or is_known_here(session, new, claims.file)):
                     claims = None
         if past is not None:
             new = replace(new, publication=with_past(publication, past), reported=past.reported, past=past)

@@ -82,7 +82,7 @@ def record_ready(
     job = None if new.job is None else new.job.id
     about = {"digest": recorded.digest, "base": ancestry.base.brief.fingerprint, "job": job}
     if new.claims is not None:
-        about["claimed by"] = new.claims.told.registry
+        about["claimed by"] = new.claims.file.registry
     record(session, new.who, "version.publish", new.namespace, _ref(version, new), after=about)
     claims = keep_claims(session, version, new, namespace=new.namespace)
     view = _write_document(session, version, new, ancestry, origin)

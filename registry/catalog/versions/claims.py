@@ -6,16 +6,17 @@ signed it, the version's own record has it too, as stated by whoever signed.
 
 from __future__ import annotations
 
-from sqlalchemy import delete
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session, raiseload
 
-from registry.catalog.models import Version, VersionClaims
+from registry.catalog.models import LIVE_ROWS, Adapter, Version, VersionClaims
 from registry.catalog.versions.finding import exact_ref, find_version, parse_ref
 from registry.db.database import Database
 from registry.errors import NotFound, Unreadable
 from registry.principal import Principal
 from registry.usage.charging import charge
-from sdk.schemas.claims import ClaimState, ClaimsView, read_told
+from sdk.schemas.catalog import VersionView
+from sdk.schemas.claims import ClaimState, ClaimsView, read_about
 
 
 class ClaimedVersions:
@@ -38,6 +39,19 @@ class ClaimedVersions:
                 )
             return _view(version, row)
 
+    def of(self, shown: VersionView, *, who: Principal) -> ClaimsView | None:
+        """Return what is claimed of a version that is shown, by one statement; None if nothing, or nothing that can be read."""
+        made = (
+            select(VersionClaims, Version).join(Version, Version.pk == VersionClaims.version_pk).join(Version.adapter)
+        )
+        of = made.where(Adapter.name == shown.adapter, Version.digest == shown.digest, LIVE_ROWS)
+        with self._db.read() as session:
+            row = session.execute(of.where(who.within(Adapter.namespace)).options(raiseload(Version.base))).first()
+            try:
+                return None if row is None else _view(row[1], row[0])
+            except Unreadable:
+                return None
+
 
 def state_of(row: VersionClaims) -> ClaimState:
     """Whether a key that this registry lists has signed what is claimed."""
@@ -52,7 +66,7 @@ def give_up_claims(session: Session, version: Version) -> None:
 
 def _view(version: Version, row: VersionClaims) -> ClaimsView:
     try:
-        told = read_told(row.text)
+        file = read_about(row.text)
     except ValueError as error:
         raise Unreadable(
             f"what is claimed of {exact_ref(version)} can't be read by this release ({error}); upgrade the registry"
@@ -60,9 +74,9 @@ def _view(version: Version, row: VersionClaims) -> ClaimsView:
     return ClaimsView(
         state=state_of(row),
         key_id=row.key_id,
-        registry=told.registry,
-        at=told.at,
-        about=told.about,
+        registry=file.registry,
+        at=file.at,
+        about=file.about,
         created_by=row.created_by,
         created_at=row.created_at,
     )

@@ -13,7 +13,7 @@ from registry.catalog.versions.finding import exact_ref, find_adapter, find_vers
 from registry.catalog.versions.served_probes import ServedProbes
 from registry.catalog.versions.service import Catalog
 from registry.db.database import Database
-from registry.errors import Invalid, InvalidName, NotFound, Unreadable
+from registry.errors import Invalid, InvalidName, NotFound
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.jobs.models import Job
 from registry.lineage.service import Lineages
@@ -98,7 +98,7 @@ class VersionPages:
         is_version = view.state != KEPT
         norms, apart = self._norms(view, who) if is_version else (None, False)
         served = self._served(view, who) if is_version else None
-        claims = self._claims(view, who) if is_version else None
+        claims = self._claimed.of(view, who=who) if is_version else None
         found = self._scores(view, who)
         scores = sorted({name for one in found for name in one.metrics if is_score(name)}, key=_first)
         place, was_trained = self._made(view, who)
@@ -142,12 +142,6 @@ class VersionPages:
             return self.norms(view.ref, wait_s=0, who=who), False
         except TurnNeededError:
             return None, True
-
-    def _claims(self, view: VersionView, who: Principal) -> ClaimsView | None:
-        try:
-            return self._claimed.get(view.ref, who=who)
-        except (NotFound, Unreadable):
-            return None
 
     def _served(self, view: VersionView, who: Principal) -> ServedProbeView | None:
         try:

@@ -117,9 +117,9 @@ def _say_claims(report: PushReport) -> None:
     if report.claims_left_out is not None:
         say(f"what the folder tells of its version isn't sent: {report.claims_left_out}")
     elif report.claims == "signed":
-        say(f"what {report.told_by} told of it is signed by a key that this registry lists, and is in its record")
+        say(f"what {report.claimed_by} told of it is signed by a key that this registry lists, and is in its record")
     elif report.claims is not None:
-        say(f"what {report.told_by} told of it is kept as claimed; see: adapterctl show {report.version.ref}")
+        say(f"what {report.claimed_by} told of it is kept as claimed; see: adapterctl show {report.version.ref}")
 
 
 def _ask_revision(base: str) -> str | None:

@@ -48,13 +48,13 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
     """
     password = ask_password(key)
     if is_folder(ref) or Path(ref).is_dir():
-        from sdk.pushing.claims import sign_told
+        from sdk.pushing.claims import sign_about
 
-        told, signed = sign_told(config.user_path(ref), key, password=password)
+        file, signed = sign_about(config.user_path(ref), key, password=password)
         say(
-            f"what {ref} tells of {told.about.ref}, by {told.registry}, is signed; the next push of the folder sends it"
+            f"what {ref} tells of {file.about.ref}, by {file.registry}, is signed; the next push of the folder sends it"
         )
-        print_made(style, {"ref": told.about.ref, "digest": told.about.digest, "key_id": signed.key_id}, signed.key_id)
+        print_made(style, {"ref": file.about.ref, "digest": file.about.digest, "key_id": signed.key_id}, signed.key_id)
         return
     with open_client() as client:
         version = client.get(str(parse_ref(ref)))

@@ -13,19 +13,26 @@ import pytest
 from contract.registry.helpers import publication
 from contract.registry.pulled import Pulled
 from sqlalchemy import event
-from support import registries
+from support import calls, registries
 from support.adapters import base_registration
+from support.page_readers import signed_in
 from support.people import SEEDS
 from support.registries import World
+from support.scored_rows import CONDITIONS
 from support.usage import differing, mismeasured
 
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.principal import SYSTEM, Role
 from sdk.client import Client
 from sdk.errors import AdapterctlError, InvalidInput, NotFound, QuotaExceeded
-from sdk.formats.about_file import ABOUT, MOST_TOLD_BYTES
+from sdk.formats.about_file import ABOUT, MOST_ABOUT_BYTES
+from sdk.pulling.folder import verify_folder
+from sdk.pulling.http import HttpClient
+from sdk.pulling.puller import Puller
+from sdk.pulling.source import HttpSource
 from sdk.schemas.catalog import Published
-from sdk.schemas.claims import read_told
+from sdk.schemas.claims import read_about
+from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.sent_claims import SentClaims
 
 #: What a push of what nobody here has made knows of its past.
@@ -39,6 +46,13 @@ UNTOLD: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with registries.embedded(tmp_path_factory.mktemp("target") / "home") as world:
+        world.admin.bases.register(base_registration())
+        yield world
+
+
 @pytest.fixture
 def name() -> str:
     return f"claimed-{next(SEEDS)}"
@@ -47,7 +61,7 @@ def name() -> str:
 def test_pushed_folder_keeps_what_the_other_registry_told_as_claimed(world: World, pulled: Pulled, name: str) -> None:
     of = pulled.made.version.info
     report = world.writer.versions.push(pulled.folder, name, base="tiny")
-    assert (report.claims, report.told_by, report.version.digest) == ("claimed", "local:elsewhere", of.digest)
+    assert (report.claims, report.claimed_by, report.version.digest) == ("claimed", "local:elsewhere", of.digest)
     version = world.writer.get(f"{name}@v1")
     found = version.claimed
     assert found is not None
@@ -90,7 +104,7 @@ def test_claims_go_with_a_copy_and_go_on_to_a_third_registry_and_end_with_the_ve
     copy = world.writer.versions.copy(f"{name}@v1", f"{name}-copy")
     assert copy.claimed == world.writer.get(f"{name}@v1").claimed
     again = world.writer.pull(copy.ref, tmp_path / "again")
-    told = read_told((again / ".adapterctl" / ABOUT).read_text())
+    told = read_about((again / ".adapterctl" / ABOUT).read_text())
     assert (told.about.training, told.about.ref) == (None, copy.ref)
     assert told.about.claimed is not None
     assert told.about.claimed.registry == "local:elsewhere"
@@ -105,8 +119,34 @@ def test_claims_go_with_a_copy_and_go_on_to_a_third_registry_and_end_with_the_ve
         assert found.about == told.about
         # A fourth would be told by the first one, too, and not by a longer and longer chain.
         last = third.writer.pull("onward@v1", tmp_path / "last")
-        onward = read_told((last / ".adapterctl" / ABOUT).read_text()).about
+        onward = read_about((last / ".adapterctl" / ABOUT).read_text()).about
         assert onward.claimed == told.about.claimed
+
+
+def test_folder_tells_the_scores_that_its_own_namespace_made_and_a_card_states_them_as_claimed(
+    world: World, pulled: Pulled, name: str, tmp_path: Path
+) -> None:
+    there, of = pulled.there, pulled.made.version
+    data = tmp_path / "held-out.jsonl"
+    data.write_text(json.dumps({"text": f"{next(SEEDS)}"}) + "\n")
+    there.writer.datasets.add(data, name="held-out")
+    there.writer.submit_evaluation([of.ref], data=data)
+    held = calls.hold(there.worker)
+    report = EvaluationReport(metrics={"loss": 1.5}, precision="float32", conditions=CONDITIONS)
+    calls.complete(there.worker, held, evaluations=[calls.scored(target, report=report) for target in held.targets])
+    world.writer.push(there.writer.pull(of.ref, pulled.folder), name, base="tiny")
+    found = world.writer.get(f"{name}@v1")
+    assert found.claimed is not None
+    (scores,) = found.claimed.about.evaluations
+    named = found.claimed.about.dataset_names[scores.dataset]
+    assert scores.metrics == {"loss": 1.5}
+    assert named.startswith("held-out@v")
+    assert found.evaluations == []
+    card = (world.writer.versions.export_folder(found.ref, tmp_path / "card").path / "README.md").read_text()
+    assert "claimed by" in card
+    assert f"on {named}: loss 1.5" in card
+    # What the Hub reads as its scores is only what was scored here.
+    assert "model-index" not in card
 
 
 def test_same_registry_reads_nothing_of_the_folder(pulled: Pulled, name: str) -> None:
@@ -213,7 +253,7 @@ class TestHostile:
 
     @pytest.mark.parametrize("how", ["link", "pipe", "folder", "long", "deep", "binary", "number", "empty"])
     def test_file_that_is_none_is_neither_followed_nor_waited_for_nor_sent(
-        self, how: str, pulled: Pulled, name: str, there: World
+        self, how: str, pulled: Pulled, name: str, target: World
     ) -> None:
         text = pulled.about.read_bytes()
         pulled.about.unlink()
@@ -236,9 +276,8 @@ class TestHostile:
                 "empty": b"",
             }
             pulled.about.write_bytes(made[how])
-        with registries.embedded(pulled.folder.parent / "target") as target:
-            target.admin.bases.register(base_registration())
-            assert self.left_out(target, pulled, name)
+        # One registry is enough: nothing is sent.
+        assert self.left_out(target, pulled, name)
 
     def test_registry_refuses_by_itself_what_no_pull_writes(self, world: World, pulled: Pulled, name: str) -> None:
         told = pulled.about.read_text()
@@ -254,7 +293,7 @@ class TestHostile:
         assert "push with --no-claims" in refused('{"format": "adapterctl.about/2"}')
         assert "tells of 000000000000" in refused(told.replace(pulled.made.version.digest, "0" * 64))
         assert "push with --no-claims" in refused("[" * 60_000)
-        assert "push with --no-claims" in refused("é" * (MOST_TOLD_BYTES - 10))
+        assert "push with --no-claims" in refused("é" * (MOST_ABOUT_BYTES - 10))
         with pytest.raises(NotFound):
             world.writer.versions(name)
 
@@ -286,3 +325,38 @@ class TestHostile:
                 for path in ("/version/claims", "/version/about"):
                     with pytest.raises(NotFound):
                         stranger.call("GET", path, dict, params={"ref": f"{space}/with@v1"})
+
+
+def test_page_of_a_version_says_who_claims_it_and_that_nobody_has_checked(guarded: World, pulled: Pulled) -> None:
+    guarded.admin.bases.register(base_registration())
+    adapter = f"space{next(SEEDS)}/sql"
+    pulled.tell(unknown=[], libraries={"<script>": "1"}, parents=[{"ref": "<script>@v1", "relation": "continued-from"}])
+    guarded.writer.push(pulled.folder, adapter, base="tiny")
+    guarded.writer.push(pulled.folder, f"{adapter}-bare", base="tiny", claims=False)
+    with signed_in(guarded.url, guarded.token(Role.READER)) as reader:
+        page, bare = (reader.get(f"/ui/adapters/{name}/v1").text for name in (adapter, f"{adapter}-bare"))
+    assert "Claimed by local:elsewhere, not verified: nobody here has checked it" in page
+    assert "continued-from &lt;script&gt;@v1" in page
+    assert "<script>@" not in page
+    assert "Claimed" not in bare
+
+
+def test_light_pull_writes_what_the_client_s_does(guarded: World, pulled: Pulled, tmp_path: Path) -> None:
+    guarded.admin.bases.register(base_registration())
+    ref = guarded.writer.push(pulled.folder, f"light-{next(SEEDS)}", base="tiny").ref
+    config = guarded.writer.config
+    http = HttpClient(guarded.writer.reach)
+    light = Puller(HttpSource(config, http), guarded.writer.cache, config.url, http=http)
+    written = [
+        read_about((puller.pull(ref, tmp_path / name).path / ".adapterctl" / ABOUT).read_text())
+        for name, puller in (("light", light), ("whole", guarded.writer.puller))
+    ]
+    http.close()
+    assert written[0].about == written[1].about
+    assert written[0].registry == guarded.url
+    assert config.token is not None
+    assert config.token not in (tmp_path / "light" / ".adapterctl" / ABOUT).read_text()
+    # Without the registry nobody tells anything, and the copy is whole all the same.
+    offline = guarded.writer.pull(ref, tmp_path / "offline", offline=True)
+    assert not (offline / ".adapterctl" / ABOUT).exists()
+    assert verify_folder(offline).digest == written[0].about.digest

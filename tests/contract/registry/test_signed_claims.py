@@ -17,6 +17,7 @@ from support.usage import mismeasured
 from registry.evaluations.contamination.trained_on import trained_on
 from sdk.errors import NotFound, VerificationFailed
 from sdk.formats.about_file import ABOUT_SIGNATURE
+from sdk.pulling.folder import verify_folder
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_signed_by_a_listed_key_it_is_the_record_as_that_key_states(
     strict: World, keys: tuple[Pair, Pair], pulled: Pulled, name: str
 ) -> None:
     of, ours = pulled.made.version.info, keys[0].private
-    pulled.there.writer.signatures.sign_told(pulled.folder, ours)
+    pulled.there.writer.signatures.sign_about(pulled.folder, ours)
     report = strict.writer.versions.push(pulled.folder, name, base="tiny", sign=ours)
     assert report.claims == "signed"
     version, found = strict.writer.get(f"{name}@v1"), report.version
@@ -74,14 +75,17 @@ def test_signed_by_another_key_it_stays_a_claim_until_a_listed_one_signs(
     strict: World, keys: tuple[Pair, Pair], pulled: Pulled, name: str
 ) -> None:
     ours, theirs = (pair.private for pair in keys)
-    pulled.there.writer.signatures.sign_told(pulled.folder, theirs)
+    pulled.there.writer.signatures.sign_about(pulled.folder, theirs)
     report = strict.writer.versions.push(pulled.folder, name, base="tiny", sign=ours)
     assert (report.claims, report.version.training) == ("claimed", None)
-    pulled.there.writer.signatures.sign_told(pulled.folder, ours)
+    pulled.there.writer.signatures.sign_about(pulled.folder, ours)
     again = strict.writer.versions.push(pulled.folder, name, base="tiny", sign=ours)
     assert (again.existing, again.claims) == (True, "signed")
+    # What is pulled again is told anew, so the signature is not of that.
+    assert verify_folder(pulled.folder).digest == report.version.digest
+    pulled.there.writer.pull(pulled.made.version.ref, pulled.folder)
+    assert not (pulled.about.parent / ABOUT_SIGNATURE).exists()
     # The version's own signature covers its files alone.
-    (pulled.about.parent / ABOUT_SIGNATURE).unlink()
     assert strict.writer.versions.push(pulled.folder, f"{name}-b", base="tiny", sign=ours).claims == "claimed"
     assert not mismeasured(strict.services)
 
@@ -89,7 +93,7 @@ def test_signed_by_another_key_it_stays_a_claim_until_a_listed_one_signs(
 def test_changed_after_it_was_signed_it_is_refused(
     strict: World, keys: tuple[Pair, Pair], pulled: Pulled, name: str
 ) -> None:
-    pulled.there.writer.signatures.sign_told(pulled.folder, keys[0].private)
+    pulled.there.writer.signatures.sign_about(pulled.folder, keys[0].private)
     pulled.tell(training={"optimizer": "made-up"})
     with pytest.raises(VerificationFailed):
         strict.writer.push(pulled.folder, name, base="tiny", sign=keys[0].private)

@@ -7,16 +7,16 @@ from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
 from registry.datasets.finding import first_names
 from registry.db.database import Database
-from registry.errors import Invalid, NotFound, Unreadable
+from registry.errors import Invalid
 from registry.evaluations.service import EvaluationQuery, Evaluations
 from registry.principal import Principal
 from registry.signatures.service import Signatures
 from sdk.schemas.catalog import KEPT, LoraSize, VersionView
-from sdk.schemas.claims import MOST_EVALUATIONS, About, EarlierTold, ToldRecord, ToldScores
+from sdk.schemas.claims import MOST_EVALUATIONS, About, AboutRecord, AboutScores, EarlierClaims
 from sdk.schemas.scores import EvaluationView
 
 
-class ToldVersions:
+class VersionAbouts:
     """The service that tells what is recorded of a version, as far as the caller may read it: each part by its own service."""
 
     def __init__(
@@ -31,7 +31,7 @@ class ToldVersions:
         self._db = db
         self._catalog, self._evaluations, self._signatures, self._claimed = catalog, evaluations, signatures, claimed
 
-    def tell(self, ref: str, *, who: Principal) -> About:
+    def about(self, ref: str, *, who: Principal) -> About:
         """Return what is recorded of the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
         view = self._catalog.resolve(ref, who=who)
         if view.state == KEPT:
@@ -58,7 +58,7 @@ class ToldVersions:
             reported=view.reported,
             unknown=view.unknown,
             evaluations=[
-                ToldScores(
+                AboutScores(
                     dataset=one.dataset,
                     grader=one.grader,
                     precision=one.precision,
@@ -76,14 +76,13 @@ class ToldVersions:
         asked = EvaluationQuery(digest=view.digest, namespace=space_of(view.adapter))
         return list(self._evaluations.list(asked, who=who).items)[-MOST_EVALUATIONS:][::-1]
 
-    def _earlier(self, view: VersionView, who: Principal) -> EarlierTold | None:
+    def _earlier(self, view: VersionView, who: Principal) -> EarlierClaims | None:
         """What is claimed of it here: by the first registry that told of it, if it went through several."""
-        try:
-            claims = self._claimed.get(view.ref, who=who)
-        except (NotFound, Unreadable):
+        claims = self._claimed.of(view, who=who)
+        if claims is None:
             return None
         if claims.about.claimed is not None:
             # Whether its key is listed there is what the registry between has said, and nobody here knows.
             return claims.about.claimed.model_copy(update={"key_id": None})
-        record = ToldRecord.model_validate({name: getattr(claims.about, name) for name in ToldRecord.model_fields})
-        return EarlierTold(registry=claims.registry, at=claims.at, about=record, key_id=claims.key_id)
+        record = AboutRecord.model_validate({name: getattr(claims.about, name) for name in AboutRecord.model_fields})
+        return EarlierClaims(registry=claims.registry, at=claims.at, about=record, key_id=claims.key_id)

@@ -39,6 +39,18 @@ def test_output_whose_reader_has_gone_is_no_failure(node: CommandLine, asked: li
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_list_whose_reader_has_gone_is_no_failure(node: CommandLine) -> None:
+    node.ok("list")
+    for asked in (["list"], ["jobs", "list", "--format", "json"], ["config", "show"], ["audit", "--format", "table"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [processes.BIN / "adapterctl", *asked], env=node.env, stdout=writing, stderr=subprocess.PIPE
+        )
+        os.close(writing)
+        assert (done.returncode, b"Error" in done.stderr, b"rror:" in done.stderr) == (0, False, False), asked
+
+
 def test_watch_without_jobs_says_so(node: CommandLine) -> None:
     assert "no job waits or runs; see those that have ended with" in node.refused(3, "jobs", "watch")
     assert node.run("jobs", "list", "--state", "failed").stderr == "no job fits these filters\n"

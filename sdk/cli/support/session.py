@@ -14,7 +14,6 @@ import click
 from sdk.cli.support.output import say
 from sdk.config import shows_details
 from sdk.imports import nothing_collected
-from sdk.stack.running import running_stack
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -88,6 +87,8 @@ def _say_stack_beside() -> None:
     meta = click.get_current_context().find_root().meta
     if meta.get(_STACK_SAID) or not config.url_is_default():
         return
+    from sdk.stack.running import running_stack
+
     if (url := running_stack()) is not None:
         meta[_STACK_SAID] = True
         say(

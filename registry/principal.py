@@ -55,6 +55,10 @@ def roles_of(action: str) -> list[str]:
     return sorted(role.value for role in _MAY[action])
 
 
+#: How many namespaces an error names.
+_SPACES_NAMED = 3
+
+
 @dataclass(frozen=True)
 class Principal:
     """Who is asking: a name, and a role for each namespace ("-": names without one, "*": all)."""
@@ -94,11 +98,32 @@ class Principal:
         """
         if not self.may("read", namespace):
             said = missing or f"there is no namespace {namespace[:64]!r} that this token may see"
+            # Files are sent for something that is then written.
+            if (
+                missing is None
+                and action in ("write", "send")
+                and (instead := self.elsewhere("write", namespace, "NAME"))
+            ):
+                said += f"; {instead}"
             raise NotFound(said, param=param)
         if not self.may(action, namespace):
+            if action == "send" and (instead := self.elsewhere("write", namespace, "NAME")) is not None:
+                raise Forbidden(instead, param=param)
             raise _forbidden(
                 action, "for all namespaces" if namespace == EVERYWHERE else f"in the namespace {namespace!r}"
             )
+
+    def elsewhere(self, action: str, namespace: str, name: str) -> str | None:
+        """Say in which other namespaces `action` is allowed, and what something is called there; None if it is allowed in this one, or
+        in none.
+        """
+        spaces = self.namespaces(action)
+        if not spaces or self.may(action, namespace):
+            return None
+        shown = ", ".join("names without a namespace" if space == "-" else space for space in spaces[:_SPACES_NAMED])
+        more = f" and {len(spaces) - _SPACES_NAMED} more" if len(spaces) > _SPACES_NAMED else ""
+        there = name if spaces[0] == "-" else f"{spaces[0]}/{name}"
+        return f"this token may {action} in {shown}{more}: name it {there}"
 
     def require_anywhere(self, action: str) -> None:
         """Raise Forbidden unless `action` is allowed in some namespace: which one it is about is not known yet."""

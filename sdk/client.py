@@ -975,14 +975,14 @@ class Client:
             published=published,
         )
 
-    def plot(self, of: str | Sequence[str]) -> Plot | SweepPlot:
+    def plot(self, of: str | Version | Job[Any] | Sequence[str | Version | Job[Any]]) -> Plot | SweepPlot:
         """Return the curves of one or several trainings over the same steps, or a picture of a sweep.
 
         Curves are loss, held-out loss, learning rate and norm of the gradients; of a sweep it is the score of each setting, beside
         what it costs. A notebook shows it as it is.
 
         Args:
-            of: a job's id, a version's ref, or several of these; or a sweep, as "sweep:ID".
+            of: a job or its id, a version or its ref, or several of these; or a sweep, as "sweep:ID".
 
         Returns:
             The plot: `.svg` is its text, `.save("curve.svg")` writes it, and `.save("curve.png")` where matplotlib is installed.
@@ -998,9 +998,11 @@ class Client:
             sdk.plot(["code-review@v2", "code-review@v3"]).save("curve.svg")
         """
         from sdk.examining.curves import curves_of
+        from sdk.objects import Job, Version
         from sdk.plotting.plot import Plot
 
-        each = [of] if isinstance(of, str) else list(of)
+        given = [of] if isinstance(of, (str, Version, Job)) else list(of)
+        each = [one.ref if isinstance(one, Version) else one.id if isinstance(one, Job) else one for one in given]
         whole = [one for one in each if one.startswith("sweep:") and "/" not in one]
         if whole and len(each) > 1:
             raise InvalidInput(

@@ -157,6 +157,13 @@ def explained() -> list[tuple[str, str, str]]:
     ]
 
 
+def url_is_default() -> bool:
+    """Whether neither the environment nor a profile says which registry is meant. Raises InvalidInput for a profile that can't be
+    read.
+    """
+    return not os.environ.get("ADAPTERCTL_URL") and not _read_profile().url
+
+
 def accept_plain_http() -> None:
     """Accept plain http to other machines, in this process and those that it starts."""
     os.environ["ADAPTERCTL_INSECURE"] = "1"

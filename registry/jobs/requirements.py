@@ -15,6 +15,7 @@ from registry.jobs.tracking import without_trackers
 from sdk.lora.memory import merge_bytes
 from sdk.schemas.job_requests import JOB_KINDS, known_fields
 from sdk.schemas.jobs import Needs
+from sdk.schemas.optimizers import OPTIMIZERS
 from sdk.schemas.work import WorkerInfo
 
 
@@ -53,7 +54,7 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
     if job.needs_device == "cuda":
         listening = [worker for worker in listening if worker.device == "cuda"]
         if not listening:
-            return f"it needs a CUDA GPU, and no worker of the queue {job.queue} has one"
+            return f"{_card_for(job)} a CUDA GPU, and no worker of the queue {job.queue} has one"
     if (said := unknown_to_all(job.needs, listening)) is not None:
         return said
     # Readers of the job may read in its namespace.
@@ -68,6 +69,14 @@ def obstacle(job: Job, workers: Sequence[AvailableWorker]) -> str | None:
         advice = "" if wanted == job.needs_memory_bytes else _ADVICE
         return f"it needs {_gib(wanted)} of memory, and the largest worker that may run it has {_gib(worker.memory_bytes)}{advice}"
     return None
+
+
+def _card_for(job: Job) -> str:
+    """What of a job needs a card, as the beginning of a sentence."""
+    spec = job.request.get("spec") if isinstance(job.request, dict) else None
+    optim = spec.get("optim") if isinstance(spec, dict) else None
+    known = OPTIMIZERS.get(optim) if isinstance(optim, str) else None  # type: ignore[call-overload]
+    return f"--optim {optim} needs" if known is not None and known.needs_card else "it needs"
 
 
 def why_no_worker(session: Session, job: Job, *, embedded: bool) -> str | None:

@@ -66,6 +66,22 @@ class TestNumbers:
         assert ours.located("reviews") == ours.located("rows.jsonl") == view.digest
         assert [(one.name, one.names) for one in ours.client.datasets()] == [("reviews", view.names)]
 
+    def test_one_name_of_several_goes_and_the_rows_stay_for_the_others(self, ours: Tenant) -> None:
+        text = uuid.uuid4().hex
+        view = [named(ours, text, name) for name in ("rows.jsonl", "reviews")][-1]
+        ours.client.datasets.remove("rows.jsonl@v1", only_name=True)
+        assert ours.client.datasets.get("reviews").names == ["reviews@v1"]
+        with pytest.raises(NotFound):
+            ours.client.datasets.remove("rows.jsonl@v1", only_name=True)
+        # Its number never means other rows.
+        assert named(ours, uuid.uuid4().hex, "rows.jsonl").number == 2
+        assert named(ours, text, "rows.jsonl").number == 3
+        ours.client.datasets.remove("rows.jsonl@v3", only_name=True)
+        assert ours.located(view.digest) == view.digest
+        ours.client.datasets.remove("reviews", only_name=True)
+        with pytest.raises(NotFound):
+            ours.client.datasets.get(view.digest)
+
     @pytest.mark.parametrize("name", ["отзывы.jsonl", "é", "日本 語", "a%2Fb", "a?b#c", "x" * 200])
     def test_a_name_may_be_of_any_alphabet(self, ours: Tenant, embedded: Client, tmp_path: Path, name: str) -> None:
         for client, space in ((ours.client, ours.space), (embedded, "-")):

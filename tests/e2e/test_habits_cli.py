@@ -39,14 +39,28 @@ def test_output_whose_reader_has_gone_is_no_failure(node: CommandLine, asked: li
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_list_whose_reader_has_gone_is_no_failure(node: CommandLine) -> None:
+    node.ok("list")
+    for asked in (["list"], ["jobs", "list", "--format", "json"], ["config", "show"], ["audit", "--format", "table"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [processes.BIN / "adapterctl", *asked], env=node.env, stdout=writing, stderr=subprocess.PIPE
+        )
+        os.close(writing)
+        assert (done.returncode, b"Error" in done.stderr, b"rror:" in done.stderr) == (0, False, False), asked
+
+
 def test_watch_without_jobs_says_so(node: CommandLine) -> None:
     assert "no job waits or runs; see those that have ended with" in node.refused(3, "jobs", "watch")
     assert node.run("jobs", "list", "--state", "failed").stderr == "no job matches these filters\n"
+    assert node.run("list", "--prefix", "none").stderr == "no adapter matches these filters\n"
 
 
 def test_unreachable_server_says_where_its_url_is_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = CommandLine(tmp_path, url="http://127.0.0.1:9", token="actl_x")
     assert node.refused(9, "list").endswith("(the URL is from ADAPTERCTL_URL)")
+    assert node.refused(9, "login", "http://127.0.0.1:10").endswith("(the URL is the one that was given)")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     write_profile(Config("http://127.0.0.1:9", "actl_x"))
     node.env["XDG_CONFIG_HOME"] = str(tmp_path / "config")

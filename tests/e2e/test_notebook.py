@@ -31,6 +31,7 @@ CELLS = {
     "evaluation": "v.evaluations[0]",
     "diff": "sdk.diff('code-review@v1', 'code-review@v2', weights=False)",
     "plot": "sdk.plot('code-review@v1')",
+    "plots": "sdk.plot([v, job]), sdk.plot(v), sdk.plot(job)",
     "same": "adapterctl.Job is sdk.Job, type(job).__module__",
     "pickled": "import pickle\nopen({folder!r} + '/step', 'wb').write(pickle.dumps([job, v, found])) > 0",
     "help": "help(sdk.pull)",
@@ -93,6 +94,8 @@ def test_curves_are_drawn_in_the_notebook(outputs: dict[str, list[Any]]) -> None
     shown = data(outputs, "plot")
     assert shown["image/svg+xml"].startswith("<svg")
     assert shown["text/plain"] == "Plot('code-review@v1')"
+    assert data(outputs, "plots")["text/plain"].startswith("(Plot('code-review@v1', ")
+    assert data(outputs, "plots")["text/plain"].count("Plot(") == 3
 
 
 def test_a_wait_shows_a_bar_that_ends(outputs: dict[str, list[Any]]) -> None:

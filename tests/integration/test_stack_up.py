@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import pytest
 from support import pages, processes, small_llama
+from support.adapters import save_adapter
+from support.tiny import save_llama
 from support.waiting import wait_until
 
 from registry.principal import Role
@@ -215,6 +217,36 @@ def test_up_again_changes_nothing(one: Home) -> None:
     before = one.wait("the start", is_ready)
     assert json.loads(one.run("up", "--format", "json")) == one.document
     assert pids(one.status()) == pids(before)
+
+
+def test_up_names_what_it_did_not_start_and_a_shell_takes_its_lines(one: Home) -> None:
+    done = processes.run("adapterctl", "up", "--format", "env", env=one.env, timeout_s=PATIENCE_S)
+    assert "running already, and not started again: supervisor, postgres, " in done.stderr
+    assert "not started: a gateway that serves versions; start one with: adapterctl up --serve REF\n" in done.stderr
+    script = f'{done.stdout}\necho "$ADAPTERCTL_URL $ADAPTERCTL_TOKEN"'
+    shown = subprocess.run(["sh", "-c", script], env={}, capture_output=True, text=True, check=True).stdout
+    assert shown == f"{one.document['url']} {one.document['token']}\n"
+
+
+def test_command_without_a_url_says_which_registry_it_reads_beside_a_stack(one: Home, tmp_path: Path) -> None:
+    bare = {**one.env, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "ADAPTERCTL_URL": ""}
+    done = processes.run("adapterctl", "list", env=bare)
+    url = one.document["url"]
+    assert done.stderr.startswith(
+        f"this reads the registry in {tmp_path}/.adapterctl; a stack runs at {url}: use it with: adapterctl login {url}\n"
+    )
+    assert "a stack runs" not in processes.run("adapterctl", "list", env=one.env).stderr
+
+
+def test_push_where_the_token_may_not_write_names_where_it_may(one: Home, tmp_path: Path) -> None:
+    token = one.run("token", "create", "team-writer", "--grant", "team=writer", "--format", "quiet").split()[-1]
+    save_adapter(tmp_path / "adapter", 1)
+    save_llama(tmp_path / "base")
+    for name in ("nope", "other/nope"):
+        asked = ("push", str(tmp_path / "adapter"), name, "--base", str(tmp_path / "base"))
+        done = processes.run("adapterctl", *asked, env={**one.env, "ADAPTERCTL_TOKEN": token})
+        assert done.returncode == 3
+        assert done.stderr.endswith("; this token may write in team: name it team/nope\n")
 
 
 def test_what_a_killed_supervisor_left_is_adopted_or_ended(one: Home) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, contains_eager, load_only
 
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.lifecycle import VersionState
-from registry.errors import Invalid, InvalidName, InvalidRef, NotFound
+from registry.errors import Forbidden, Invalid, InvalidName, InvalidRef, NotFound
 from registry.principal import Principal
 from sdk.formats import refs
 from sdk.formats.refs import BadNameError, BadRefError, MemberRef, Ref, namespace_of, parse_name
@@ -46,9 +46,13 @@ def space_of(name: str) -> str:
 
 
 def space_to_change(adapter: str, who: Principal, action: str = "write") -> str:
-    """Return the namespace of an adapter that may not be there yet. Raises NotFound, Forbidden."""
+    """Return the namespace of an adapter that may not be there yet. Raises NotFound, Forbidden: both say where the caller may."""
     namespace = space_of(adapter)
     missing = f"there is no adapter {adapter!r} that this token may see; choose another name"
+    if (instead := who.elsewhere(action, namespace, adapter.rpartition("/")[2])) is not None:
+        if who.may("read", namespace):
+            raise Forbidden(instead, param="adapter")
+        missing = f"there is no adapter {adapter!r} that this token may see; {instead}"
     who.require(action, namespace, missing=missing, param="adapter")
     return namespace
 

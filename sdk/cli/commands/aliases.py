@@ -89,7 +89,8 @@ def alias_history(name: str, alias: str | None, style: str) -> None:
     """
     with open_client() as client:
         moves = client.aliases.history(name, alias)
-    _MOVES.print(style, moves, empty="no alias was ever set")
+    empty = "no alias was ever set" if alias is None else f"the alias {alias} was never set"
+    _MOVES.print(style, moves, empty=empty)
 
 
 def _version(number: int | None) -> str | None:

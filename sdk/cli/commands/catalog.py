@@ -111,7 +111,9 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
     """
     with open_client() as client:
         views = list(client.adapters(namespace=namespace, prefix=prefix))
-    _ADAPTERS.print(style, views, empty="no adapters yet; make one with: adapterctl train")
+    filtered = namespace is not None or prefix
+    empty = "no adapter fits these filters" if filtered else "no adapters yet; make one with: adapterctl train"
+    _ADAPTERS.print(style, views, empty=empty)
 
 
 _VERSIONS = Listing(
@@ -143,7 +145,8 @@ def versions_command(name: str, archived: bool, style: str) -> None:
     """
     with open_client() as client:
         views = [version.info for version in client.versions(name, archived=archived)]
-    _VERSIONS.print(style, views, empty="no versions yet", documents=map(_document, views))
+    empty = "no version is left" if archived else "no version is ready; include archived ones with --archived"
+    _VERSIONS.print(style, views, empty=empty, documents=map(_document, views))
 
 
 def _document(view: VersionView) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
+from sdk.cli.support.dataset_names import ShownDatasets
 from sdk.cli.support.options import scores_of_option, whose_base_options
 from sdk.cli.support.output import is_piped, keep_asked, print_one, writable
 from sdk.cli.support.session import open_client
@@ -70,22 +71,23 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
     with open_client() as client:
         # What can't be compared is refused before anything is written.
         found = client.compare(refs, **given)
+        heading = ShownDatasets(client, [found.dataset] if style == "table" else []).in_text(found.heading)
         page = client.report(refs, rows=rows, **given).text if style == "html" else ""
     if png is not None:
         write_png(found, png)
     if style == "html":
         click.echo(page.encode(), nl=False)
     else:
-        print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style))
+        print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style, heading))
 
 
-def _print(found: Comparison, style: str) -> None:
+def _print(found: Comparison, style: str, heading: str) -> None:
     from sdk.cli.support.comparison_pages import comparison_lines, markdown_page, print_comparison
 
     if style == "table" and is_piped():
-        print_comparison(found)
+        print_comparison(found, heading)
     elif style == "table":
-        for line in comparison_lines(found):
+        for line in comparison_lines(found, heading):
             click.echo(line)
     else:
         click.echo(writable(markdown_page(found)), nl=False)

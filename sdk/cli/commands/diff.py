@@ -81,7 +81,7 @@ def _print(found: Diff, every: bool, names: ShownDatasets) -> None:
         print_remark(f"both are the same bytes, sha256:{found.a.digest}")
         return
     for note in found.notes:
-        print_remark(note, "! ")
+        print_remark(names.in_text(note), "! ")
     scores = _evaluated(found, names)
     scores += [_score(one, "training") for one in found.scores.training if is_score(one.name)]
     _print_part("scores", _SCORES, scores, "neither has scores")

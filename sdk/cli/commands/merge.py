@@ -10,7 +10,8 @@ import click
 
 from sdk.cli.commands.watch import result_of, watch_all
 from sdk.cli.completing.kinds import ADAPTER, FOLDER, REF
-from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, say
+from sdk.cli.support.output import format_option, human_bytes, print_detached, print_json, print_one, say
+from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import expecting_job, open_client
 from sdk.cli.support.spec_options import spec_options
 from sdk.config import user_path
@@ -85,8 +86,6 @@ def require_merged(job: Job[MergedModel]) -> None:
 def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
     """Write the model of a successful merge into a new folder, if one is given, and print where it is."""
     merged = job.result()
-    if target is None and merged.registered is None:
-        raise click.UsageError(f"say where the model goes: adapterctl jobs result {job.id} -o DIR")
     path = None if target is None else merged.save(target)
     for warning in merged.report.get("warnings", []):
         say(warning)
@@ -97,6 +96,10 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
         return
     if merged.existing:
         say("the same bytes were there already")
+    if path is None and merged.registered is None:
+        print_one(style, {}, merged.digest, lambda: print_facts(_report(merged)))
+        say(f"write the model into a folder with: adapterctl jobs result {job.id} -o DIR")
+        return
     click.echo(merged.registered if path is None else str(path))
     if path is not None and merged.registered is not None:
         say(f"registered as {merged.registered}")
@@ -110,6 +113,17 @@ def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:
             kl = merged.report["metrics"].get(f"logit_kl_{packed['type']}")
             far = "not measured" if kl is None else f"{kl:.2g} nats per token from what was trained"
             say(f"{packed['weights']} weights in {packed['type']}, each off by at most {packed['furthest']:.1%}; {far}")
+
+
+def _report(merged: MergedModel) -> list[tuple[str, Any]]:
+    """Name and value of what a merge reports: how it was made, how far its predictions are, what was read back."""
+    report = merged.report
+    said = [("ref", merged.ref), ("digest", merged.digest), ("size", human_bytes(merged.manifest.size_bytes))]
+    said += [("onto", f"the {report['onto']} weights"), ("dtype", report["dtype"])]
+    said += [(name.replace("_", " "), value) for name, value in (report.get("metrics") or {}).items()]
+    read_back = report.get("read_back") or {}
+    said += [(f"read back {name}".replace("_", " "), value) for name, value in read_back.items()]
+    return [*said, *(("warning", warning) for warning in report.get("warnings", []))]
 
 
 @click.command(name="combine", short_help="Combine versions of one base by a weighted sum, into a version.")

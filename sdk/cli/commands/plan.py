@@ -113,7 +113,7 @@ def print_plan(found: Plan) -> None:
     """Print a plan within 80 columns."""
     _fill(f"{found.model_type}, {found.parameters:,} parameters, by its {found.shapes_from}")
     share = f"{found.percent_of_base:.4f} % of the base, {found.percent_of_both:.4f} % of both"
-    click.echo(f"{found.method} trains {found.trainable:,}: {share}")
+    _fill(f"{found.method} trains {found.trainable:,}: {share}")
     if found.method != "full":
         click.echo(f"adapter on disk: {human_bytes(found.adapter_size_bytes)}")
         click.echo()

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from sdk.cli.completing.kinds import REF
 from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.listings import Listing, listed
-from sdk.cli.support.output import format_option, plain, print_one, say
+from sdk.cli.support.output import format_option, format_option_of, plain, print_one, say
 from sdk.cli.support.records import print_facts
 from sdk.config import user_path
 from sdk.errors import InvalidInput
+from sdk.stack.running import STACK_HOME, STACK_HOME_VARIABLE
 
 if TYPE_CHECKING:
     from sdk.stack.control import Part
@@ -43,9 +45,9 @@ def _home_option(command: F) -> F:
     return click.option(
         "--home",
         type=click.Path(path_type=Path),
-        envvar="ADAPTERCTL_STACK_HOME",
+        envvar=STACK_HOME_VARIABLE,
         show_envvar=True,
-        default=Path("~/.adapterctl/stack"),
+        default=STACK_HOME,
         show_default=True,
         help="The stack's folder; each folder is a separate stack.",
     )(command)
@@ -73,7 +75,7 @@ def _home_option(command: F) -> F:
     show_default=True,
     help="Seconds to wait until everything is ready; then exit 8.",
 )
-@format_option
+@format_option_of("table", "json", "quiet", "env", says="env: lines for eval in a shell; quiet: the URL alone.")
 def up_command(
     workers: int | None, served: tuple[str, ...], serves_nothing: bool, home: Path, timeout_s: float, style: str
 ) -> None:
@@ -89,10 +91,12 @@ def up_command(
     Examples:
       adapterctl up
       adapterctl up --workers 2 --home /srv/adapters --format json
+      eval "$(adapterctl up --format env)"
     """
     from sdk.stack import control
 
     stack = _stack(home)
+    ran = {part.part: part.pid for part in control.status(stack) if part.pid} if stack.exists else {}
     with _telling() as on_look:
         document = control.up(
             stack,
@@ -101,6 +105,27 @@ def up_command(
             timeout_s=timeout_s,
             on_look=on_look,
         )
+    if style == "env":
+        for variable, value in (("ADAPTERCTL_URL", document["url"]), ("ADAPTERCTL_TOKEN", document["token"])):
+            click.echo(f"export {variable}={shlex.quote(value)}")
+    else:
+        _print_running(style, document)
+    for line in not_started(ran, control.status(stack), workers=stack.workers, serves=bool(stack.served)):
+        say(line)
+
+
+def not_started(ran: Mapping[str, int], parts: Sequence[Part], *, workers: int, serves: bool) -> Iterator[str]:
+    """Yield what `up` has not started: `ran` has the process of each part that was there before."""
+    before = [part.part for part in parts if ran.get(part.part) == part.pid and part.pid]
+    if before:
+        yield f"running already, and not started again: {', '.join(before)}"
+    if not workers:
+        yield "not started: workers, so no job runs; start one with: adapterctl up --workers 1"
+    if not serves:
+        yield "not started: a gateway that serves versions; start one with: adapterctl up --serve REF"
+
+
+def _print_running(style: str, document: dict[str, Any]) -> None:
     facts = [("url", document["url"]), ("token", document["token"])]
     if "gateway" in document:
         facts += [("gateway", document["gateway"]["url"]), ("gateway's key", document["gateway"]["key"])]

@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 from unicodedata import category
 
-from sdk.cli.support.output import age_of, cell, human_bytes, human_duration, local_time, moment_of
+from sdk.cli.support.output import age_of, brief, cell, human_bytes, human_duration, local_time, moment_of
 
 
 class CellForm(Enum):
@@ -140,8 +140,9 @@ def drawn(column: ListColumn, value: Any, *, exact: bool = True) -> str:
         case CellForm.PROSE if isinstance(value, str):
             return cell(" ".join(value.split()))
         case CellForm.NAMES if isinstance(value, list) and len(value) > 1:
-            return f"{cell(value[0])} +{len(value) - 1}"
-    return cell(value)
+            return f"{cell(brief(value[0]))} +{len(value) - 1}"
+    # What is named by its bytes is long: the subject of an audit.
+    return cell(brief(value))
 
 
 def written(value: Any) -> str:

@@ -54,9 +54,9 @@ def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
     return ["pair", "difference", "low", "high", "p", "can show", "rows needed"], rows
 
 
-def comparison_lines(found: Comparison) -> Iterator[str]:
-    """Yield the lines of a comparison."""
-    yield filled(found.heading)
+def comparison_lines(found: Comparison, heading: str | None = None) -> Iterator[str]:
+    """Yield the lines of a comparison, with a heading that names its rows, if they have a name for the caller."""
+    yield filled(heading or found.heading)
     yield ""
     yield render(*score_columns(found))
     yield ""
@@ -70,9 +70,9 @@ def comparison_lines(found: Comparison) -> Iterator[str]:
         yield from _example(row, found.refs)
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(found: Comparison, heading: str | None = None) -> None:
     """Print a comparison for a program: fields, the verdicts first."""
-    print_facts([("metric", found.metric), ("heading", found.heading)])
+    print_facts([("metric", found.metric), ("heading", heading or found.heading)])
     print_facts([("verdict", statement(pair, alone=len(found.pairs) == 1)) for pair in found.pairs])
     print_table(
         "scores",

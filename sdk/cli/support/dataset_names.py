@@ -38,7 +38,7 @@ class ShownDatasets:
         return ", ".join(dict.fromkeys(filter(None, self._names.get(digest, ())))) or digest[:12]
 
     def in_text(self, text: str) -> str:
-        """A text in which each of these datasets' digests is replaced by its names."""
+        """A text in which each of these datasets' digests, whole or as refs take it, is replaced by its names."""
         for digest in self._names:
-            text = text.replace(digest, self.of(digest))
+            text = text.replace(digest, self.of(digest)).replace(digest[:12], self.of(digest))
         return text

@@ -67,7 +67,7 @@ def _url_source(message: str) -> str:
 
     with contextlib.suppress(InvalidInput):
         url, source = next((value, source) for name, value, source in config.explained() if name == "url")
-        return f" (the URL is from {source})" if url in message else ""
+        return f" (the URL is from {source})" if url in message else " (the URL is the one that was given)"
     return ""
 
 

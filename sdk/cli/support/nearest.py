@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from sdk.errors import AdapterctlError, NotFound
+from sdk.errors import AdapterctlError, NotAllowed, NotFound
 
 if TYPE_CHECKING:
     from sdk.client import Client
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ADAPTER = re.compile(r"there is no adapter '([^']+)'")
 _BASE = re.compile(r"there is no base '([^']+)'")
 _SELECTOR = re.compile(r"there is no (?:alias |version )?'?([^\s'@]+)@([^\s';]+)'?")
+#: The registry doesn't know yet what will be made.
+_UNNAMED = re.compile(r": name it (?:[^ /]+/)?NAME$")
 #: A version is a number after `v`.
 _BARE_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -28,12 +30,24 @@ def names_suggested(client: Client) -> Iterator[None]:
     """Add to what was not found within the block the nearest name that the caller may see, if there is one."""
     try:
         yield
-    except NotFound as error:
+    except (NotFound, NotAllowed) as error:
+        if _UNNAMED.search(error.message) and (name := _new_name()) is not None:
+            raise type(error)(error.message.removesuffix("NAME") + name, param=error.param) from error
+        if not isinstance(error, NotFound):
+            raise
         near = _nearest(client, error.message)
         if near is None:
             raise
         missing = error.message.partition(";")[0]
         raise type(error)(f"{missing}; did you mean {near}?", param=error.param) from error
+
+
+def _new_name() -> str | None:
+    """Return what the command calls the adapter that it makes, without a namespace."""
+    import click
+
+    name = click.get_current_context().params.get("name")
+    return name.rpartition("/")[2] if isinstance(name, str) else None
 
 
 def _nearest(client: Client, message: str) -> str | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sdk.pulling.filling import OnTransfer
     from sdk.pulling.puller import Puller
 
+#: Whether it was said that a stack runs here.
+_STACK_SAID = "sdk.cli.stack_said"
 #: Transfers below this show no bar.
 _WORTH_A_BAR_BYTES = 4_000_000
 
@@ -68,6 +70,7 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
 
     transport = Transport(load(), is_command=True)
     client = Client(on_transfer=on_transfer, transport=transport)
+    _say_stack_beside()
     seen = SeenNames()
     transport.on_answer = _telling(seen.hear) if shows_details() else seen.hear
     try:
@@ -78,6 +81,22 @@ def client_with(on_transfer: OnTransfer | None) -> Iterator[Client]:
         seen.keep(client.config)
         if transport.unhelped is not None:
             _start_helper_at_the_end(transport.unhelped)
+
+
+def _say_stack_beside() -> None:
+    """Say that a stack runs on this machine, where nothing says which registry is meant, and the default one is not the stack's."""
+    from sdk import config
+
+    meta = click.get_current_context().find_root().meta
+    if meta.get(_STACK_SAID) or not config.url_is_default():
+        return
+    from sdk.stack.running import running_stack
+
+    if (url := running_stack()) is not None:
+        meta[_STACK_SAID] = True
+        say(
+            f"this reads the registry in {config.load().home}; a stack runs at {url}: use it with: adapterctl login {url}"
+        )
 
 
 def _start_helper_at_the_end(place: HelperPlace) -> None:

@@ -17,7 +17,7 @@ from support.statements import sent
 from support.usage import differing
 
 from registry.access.audit.service import AuditQuery
-from registry.errors import Forbidden, Invalid, NotFound, PromotionRefused, Unavailable
+from registry.errors import Conflict, Forbidden, Invalid, NotFound, PromotionRefused, Unavailable
 from registry.principal import LOCAL, Principal, Role
 from registry.promotion.decisions import HIDDEN
 from registry.promotion.question import JudgingNeededError
@@ -51,6 +51,28 @@ class TestWithoutAPolicy:
         assert (rules.judged, there.decisions()) == (0, [])
         (move,) = there.history()
         assert (move.move, move.decision, move.outcome) == (moved.move, None, None)
+
+    @ON_BOTH
+    def test_alias_that_is_set_to_where_it_is_leaves_no_line_in_its_history(self, there: Space) -> None:
+        gate, ana = there.gate(Rules()), there.who("writer", Role.WRITER)
+        first = there.move(gate, 1, who=ana)
+        again = there.move(gate, 1, who=ana, expect=1)
+        assert (first.moved, again.moved) == (True, False)
+        assert (again.ref, again.move, again.moved_at) == (first.ref, first.move, first.moved_at)
+        assert [move.move for move in there.history()] == [first.move]
+        # It is asked all the same whether the caller may do it.
+        with pytest.raises(Conflict, match="names v1, not v2"):
+            there.move(gate, 1, who=ana, expect=2)
+        with pytest.raises(Forbidden):
+            there.move(gate, 1, who=there.who("reader", Role.READER))
+        there.policy()
+        bo = there.who("promoter", Role.PROMOTER)
+        with pytest.raises(PromotionRefused):
+            there.move(there.gate(Rules("failed")), 1, who=bo)
+        passed = there.move(there.gate(Rules("passed")), 1, who=bo)
+        assert passed.moved is False
+        assert [move.move for move in there.history()] == [first.move]
+        assert there.move(gate, 2, who=bo).moved is True
 
     @ON_BOTH
     def test_a_policy_that_was_removed_lately_stands_on_the_decision(self, there: Space) -> None:

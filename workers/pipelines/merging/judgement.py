@@ -47,6 +47,8 @@ class Judgement:
             f"its predictions are {distance.kl:.2g} nats per token from those of the base as trained with the adapter"
         )
         far = not distance.kl < KL_WARNS
+        # What is in float32 already is not rounded any less by writing it so.
+        finer = "" if plan.dtype == "float32" else "; --dtype float32 rounds less"
         require_finite(distance)
         if quantised and plan.target.onto == "original":
             # The request was to merge onto another base than was trained over.
@@ -58,13 +60,13 @@ class Judgement:
         if not distance.kl < (KL_ROUTED_FAILS if _routes(plan) else KL_FAILS):
             raise PipelineError(
                 FailureReason.VERIFICATION,
-                f"The merged model is not what was trained: {said}; merge with --dtype float32, or serve the adapter on"
-                " its base.",
+                f"The merged model is not what was trained: {said}; {'merge with --dtype float32, or ' if finer else ''}serve the adapter"
+                " on its base.",
             )
         if far and _routes(plan):
-            self.warnings.append(f"Rounding may send tokens to other experts: {said}; --dtype float32 rounds less.")
+            self.warnings.append(f"Rounding may send tokens to other experts: {said}{finer}.")
         elif far:
-            self.warnings.append(f"The merged model is rounded: {said}; --dtype float32 rounds less.")
+            self.warnings.append(f"The merged model is rounded: {said}{finer}.")
 
     def hold_four_bits(self, distance: Distance) -> None:
         """Warn if the model in 4 bits has lost accuracy. Raises PipelineError ("verification")."""

@@ -100,8 +100,8 @@ def jobs_publish(
 def jobs_result(job_id: str, output: str | None, style: str) -> None:
     """Print or write what a job made, as the command that waited for it would have done.
 
-    For an evaluation these are its scores, for a merge the model, for a training or combination the version's ref, and
-    for a preview the rows. A job that has not ended yet has no result (exit code 4).
+    For an evaluation these are its scores, for a merge its report, and with -o the model, for a training or combination the
+    version's ref, and for a preview the rows. A job that has not ended yet has no result (exit code 4).
 
     \b
     Examples:

@@ -142,6 +142,14 @@ def test_no_line_is_wider_than_the_terminal_and_no_name_is_cut(path: str, width:
     assert 0 not in gone
 
 
+def test_digest_among_names_is_drawn_by_its_first_digits_and_written_whole() -> None:
+    audit = of_cells(LISTS["adapterctl audit"].callback.listing)  # type: ignore[union-attr]
+    rows = [{**cells_of(audit)[0], "subject": DIGEST}]
+    assert f" {DIGEST[:12]} " in audit.drawn(rows, width=200).text
+    assert DIGEST not in audit.drawn(rows, width=200).text
+    assert f"\t{DIGEST}\t" in audit.tabbed(rows)
+
+
 def test_headers_mean_one_thing_each() -> None:
     for path, command in LISTS.items():
         for column in command.callback.listing.columns:  # type: ignore[union-attr]

@@ -208,8 +208,12 @@ class TestResults:
         desk.complete(desk.claim(), desk.result(model))
         assert f"adapterctl jobs result {job} -o DIR" in run("jobs", "show", job).output
         asked = run("jobs", "result", job)
-        assert asked.exit_code == 2
-        assert f"adapterctl jobs result {job} -o DIR" in asked.output
+        assert asked.exit_code == 0, asked.output
+        reported = dict(line.split("\t", 1) for line in asked.stdout.splitlines())
+        assert reported["ref"] == ref
+        assert {"digest", "size", "onto", "dtype", "warning"} <= set(reported)
+        assert f"adapterctl jobs result {job} -o DIR" in asked.stderr
+        assert json.loads(run("jobs", "result", job, "--format", "json").stdout)["report"]["onto"]
         written = run("jobs", "result", job, "-o", str(tmp_path / "m"))
         assert written.exit_code == 0, written.output
         assert written.stdout.strip() == str(tmp_path / "m")

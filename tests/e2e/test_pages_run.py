@@ -144,7 +144,8 @@ def followed(home: Path) -> Followed:
     reader = Reader(home, environment(home), after=_shorten)
     for page in FIRST:
         for block in blocks_of(ROOT / page):
-            reader.follow(block)
+            if block.is_followed:
+                reader.follow(block)
     desk = Desk(home, reader.folder)
     desk.furnish()
     tiny.make(home / "tiny")

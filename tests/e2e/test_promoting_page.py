@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support import pages, workplace
+from support import pages, processes, workplace
 from support.command_line import CommandLine
 from support.workplace import Workplace
 
@@ -180,6 +180,30 @@ def test_an_override_stays_in_the_audit_and_in_the_history(team: Team) -> None:
 def test_a_rollback_goes_to_what_a_decision_has_passed(team: Team) -> None:
     (back,) = team.follow("rollback")
     assert back.stdout == f"{NAME}@v1\n"
+    assert team.named() == 1
+
+
+def test_policies_and_votes_are_listed_and_taken_back(team: Team) -> None:
+    _, shown, history, listed, _ = team.follow("policies")
+    assert "# team/code-review@production" in shown.stdout
+    assert history.stdout
+    assert "team/*" in listed.stdout
+    *_, votes, _, _ = team.follow("approvals")
+    assert "it names customers" in votes.stdout
+    (audited,) = team.follow("automatic")
+    assert audited.returncode == 0
+
+
+def test_the_program_of_the_page_promotes(team: Team) -> None:
+    env = processes.environment(
+        ADAPTERCTL_URL=team.url,
+        ADAPTERCTL_TOKEN=team.secrets["boss"],
+        HOME=str(team.folder),
+        ADAPTERCTL_CACHE=str(team.folder / "bosses"),
+    )
+    done = processes.run("python", "-c", pages.block("promoting.md", "python"), env=env, cwd=team.folder)
+    assert done.returncode == 0, done.stderr
+    assert "loss on held.jsonl" in done.stdout
     assert team.named() == 1
 
 

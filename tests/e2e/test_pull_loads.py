@@ -7,21 +7,20 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
-from support import processes, tiny
+from support import pages, processes, tiny
 from support.command_line import CommandLine
 
 pytestmark = pytest.mark.slow
 
-_LOADS = """
-    import socket, sys
-    def refuse(*_): raise OSError("no network")
-    socket.socket.connect = socket.getaddrinfo = refuse
-    from peft import AutoPeftModelForCausalLM
-    model = AutoPeftModelForCausalLM.from_pretrained(sys.argv[1])
-    print(model.get_base_model().config.hidden_size, sum(1 for name, _ in model.named_parameters() if "lora_A" in name))
+#: The lines of the page, without a network.
+_LOADS = f"""
+import socket, sys
+def refuse(*_): raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+{pages.block("artifacts.md", "load").replace('"./adapter"', "sys.argv[1]")}
+print(model.get_base_model().config.hidden_size, sum(1 for name, _ in model.named_parameters() if "lora_A" in name))
 """
 
 
@@ -64,7 +63,7 @@ def test_a_copy_loads_from_anywhere_and_stays_the_version(line: CommandLine, tmp
     assert " ".join(done.stderr.split()) == f"its base is {base}; with --base-name keep, tiny-llama"
     assert _named(copy) == str(base)
     loads = elsewhere / "loads.py"
-    loads.write_text(dedent(_LOADS))
+    loads.write_text(_LOADS)
     # Also no proxy's variables, since a library would try them.
     env = {"PATH": os.environ["PATH"], "HOME": str(elsewhere)}
     loaded = processes.finished(sys.executable, loads, str(copy), env=env, cwd=elsewhere)

@@ -51,7 +51,7 @@ def _check(program: click.Command, words: list[str]) -> None:
         found = [command.get_command(context, choice) for choice in choices]
         assert all(found), f"no command {name}"
         command = found[0]  # type: ignore[assignment]
-    options = {option for param in command.get_params(context) for option in param.opts}
+    options = {name for param in command.get_params(context) for name in (*param.opts, *param.secondary_opts)}
     for word in words:
         if word.startswith("-") and word != "-":
             assert word.split("=")[0] in options, f"{command.name} has no option {word}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,11 @@ def lines_of(text: str) -> list[str]:
     return commands
 
 
+def words_of(line: str) -> list[str]:
+    """Return the words of a command, without its comment."""
+    return shlex.split(line, comments=True)
+
+
 @dataclass
 class Reader:
     """Somebody who types the blocks of a page, one after another, in a shell that stays in its folder."""
@@ -76,33 +82,44 @@ class Reader:
     env: dict[str, str]
     #: Called with the folder after each command.
     after: Callable[[Path], None] = lambda _: None
+    #: Gives a command, or a program, as it is run here.
+    adapted: Callable[[str], str] = lambda text: text
     #: What each command printed, on both streams.
     printed: dict[str, str] = field(default_factory=dict)
+    #: Seconds that each command took.
+    took: dict[str, float] = field(default_factory=dict)
 
     def follow(self, block: Block) -> None:
-        """Run a block, without the commands that were run before; each must end well."""
+        """Run a block, without the commands that were run before; each must end well, or with the exit code in its comment."""
         if block.language == "python":
-            self._run(block.text, "python", "-c", block.text)
+            if block.text not in self.printed:
+                self._run(block.text, "python", "-c", self.adapted(block.text))
+                self.after(self.folder)
             return
         for line in lines_of(block.text):
-            words = shlex.split(line, comments=True)
+            words = words_of(line)
             if line in self.printed:
                 continue
             if words[0] == "cd" and len(words) == 2:
                 self.folder /= words[1]
                 self.printed[line] = ""
             elif words[0] == "adapterctl" and not {"&&", "||", "|", ">", ";"} & {*words}:
-                self._run(line, *words)
+                self._run(line, *words_of(self.adapted(line)))
             else:
-                self._run(line, "bash", "-euo", "pipefail", "-c", f"{line}\npwd > .left")
+                self._run(line, "bash", "-euo", "pipefail", "-c", f"{self.adapted(line)}\npwd > .left")
                 left = self.folder / ".left"
                 self.folder = Path(left.read_text().strip()) if left.exists() else self.folder
             self.after(self.folder)
 
     def _run(self, shown: str, *command: str) -> None:
+        started = time.monotonic()
         if command[0] == "bash":
             done = processes.finished(*command, env=self.env, cwd=self.folder)
         else:
             done = processes.run(*command, env=self.env, cwd=self.folder)
-        assert done.returncode == 0, f"{shown}\n{done.stdout}\n{done.stderr}"
+        expected = re.search(r"#.*\bexit (\d+)\s*$", shown) if command[0] != "python" else None
+        status = int(expected[1]) if expected else 0
+        assert done.returncode == status, f"{shown}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{shown}\n{done.stderr}"
         self.printed[shown] = done.stdout + done.stderr
+        self.took[shown] = time.monotonic() - started

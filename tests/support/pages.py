@@ -11,7 +11,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def block(page: str, name: str) -> str:
     """Return the text of a block of a page in `docs/`."""
-    (text,) = re.findall(rf"<!-- run: {re.escape(name)} -->\n```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    (text,) = re.findall(
+        rf"<!-- run: {re.escape(name)} -->\n```(?:sh|python)\n(.*?)```", (DOCS / page).read_text(), re.DOTALL
+    )
     return str(text)
 
 

@@ -93,6 +93,28 @@ def test_the_index_of_the_documentation_names_each_page() -> None:
     assert {page for page in pages if f"]({page})" not in index} == set()
 
 
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them; code may have lines that look like headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return {*found, *re.findall(r"<a id=\"([\w-]+)\">", text)}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_a_link_to_a_section_leads_to_one(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([\w-]+)\)", page.read_text(encoding="utf-8"))
+    assert [
+        f"{target}#{anchor}"
+        for target, anchor in links
+        if not target or target.endswith(".md")
+        if anchor not in _anchors(page.parent / target if target else page)
+    ] == []
+
+
 def test_each_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| \d+ \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(rows) >= 25

@@ -112,7 +112,7 @@ def list_command(namespace: str | None, prefix: str, style: str) -> None:
     with open_client() as client:
         views = list(client.adapters(namespace=namespace, prefix=prefix))
     filtered = namespace is not None or prefix
-    empty = "no adapter fits these filters" if filtered else "no adapters yet; make one with: adapterctl train"
+    empty = "no adapter matches these filters" if filtered else "no adapters yet; make one with: adapterctl train"
     _ADAPTERS.print(style, views, empty=empty)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from support import pages
 from support.browsing import Reader, violations
 from support.registries import World
 
@@ -86,7 +87,8 @@ def test_page_of_another_origin_changes_and_reads_nothing(
 def own_pages(home: Path) -> Iterator[str]:
     """`adapterctl ui` over a folder; yields the address that it prints."""
     environment = {**os.environ, "ADAPTERCTL_URL": f"local:{home}", "SSH_CONNECTION": ""}
-    command = [Path(sys.executable).parent / "adapterctl", "ui", "--no-browser"]
+    ((program, *words),) = pages.commands("pages.md", "ui")
+    command = [Path(sys.executable).parent / program, *words, "--no-browser"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:

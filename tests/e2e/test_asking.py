@@ -206,7 +206,7 @@ def test_the_sdk_gives_the_same_answer(place: Place, monkeypatch: pytest.MonkeyP
         assert found.completion == place.generate("code-review@v2", PROMPT)["completion"]
         with pytest.raises(InvalidInput, match="is not plain text"):
             client.generate("code-review@v2", [{"role": "user", "content": PROMPT}], plain=True)
-        with pytest.raises(InvalidInput, match="temperature can.t be"):
+        with pytest.raises(InvalidInput, match="temperature can't be"):
             client.generate("code-review@v2", PROMPT, temperature=3)
         warm = client.generate("code-review@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)
         again = client.generate("code-review@v2", PROMPT, max_new_tokens=TOKENS, temperature=1.5, seed=3)

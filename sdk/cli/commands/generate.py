@@ -72,7 +72,7 @@ def generate_command(
     if (prompt is None) == (data is None):
         raise click.UsageError("give either a PROMPT ('-' reads standard input), or --data FILE")
     if plain and chat:
-        raise click.UsageError("--plain and --chat don't go together; give one of them")
+        raise click.UsageError("--plain can't be combined with --chat; give one of them")
     sampling, form = sampling_of(given), PromptForm.of(chat=chat, plain=plain)
     # What is wrong with the prompts is said before anything is loaded.
     rows = None if data is None else _rows(data)

@@ -40,21 +40,21 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 
 def test_version_goes_into_another_registry_with_what_this_one_told(node: CommandLine) -> None:
-    pulled, other = node.folder / "pulled", {"ADAPTERCTL_URL": f"local:{node.folder / 'other'}"}
+    pulled, other = node.folder / "pulled", f"local:{node.folder / 'other'}"
     node.ok("pull", "sql@v1", "-o", str(pulled))
     assert json.loads((pulled / ".adapterctl" / "about.json").read_bytes())["registry"] == "local:home"
     assert node.ok("verify", str(pulled)).startswith("whole: 2 files, sha256:")
-    pushed = node.run("push", str(pulled), "team/sql", "--base", "tiny", **other)
+    pushed = node.run("push", str(pulled), "team/sql", "--base", "tiny", ADAPTERCTL_URL=other)
     assert (pushed.returncode, pushed.stdout) == (0, "team/sql@v1\n"), pushed.stderr
     assert "what local:home told of it is kept as claimed; see: adapterctl show team/sql@v1" in pushed.stderr
-    shown = node.ok("show", "team/sql@v1", **other)
+    shown = node.ok("show", "team/sql@v1", ADAPTERCTL_URL=other)
     assert "of sql@v1; not verified: nothing is decided by it" in shown
     assert "reviews@v1, 1 rows" in shown
-    document = node.json("show", "team/sql@v1", **other)
+    document = node.json("show", "team/sql@v1", ADAPTERCTL_URL=other)
     assert (document["training"], document["claimed"]["about"]["training"]["lr"]) == (None, 0.0002)
     assert (document["claimed"]["state"], document["claimed"]["registry"]) == ("claimed", "local:home")
     # The same bytes go back and forth, and whoever wants sends them alone.
-    bare = node.run("push", str(pulled), "team/bare", "--base", "tiny", "--no-claims", **other)
+    bare = node.run("push", str(pulled), "team/bare", "--base", "tiny", "--no-claims", ADAPTERCTL_URL=other)
     assert (bare.returncode, bare.stdout) == (0, "team/bare@v1\n")
     assert "claimed" not in bare.stderr
-    assert node.json("show", "team/bare@v1", **other)["claimed"] is None
+    assert node.json("show", "team/bare@v1", ADAPTERCTL_URL=other)["claimed"] is None

@@ -35,7 +35,7 @@ class VersionAbouts:
         """Return what is recorded of the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
         view = self._catalog.resolve(ref, who=who)
         if view.state == KEPT:
-            raise Invalid(f"{view.ref} is no version; publish it with: adapterctl jobs publish", param="ref")
+            raise Invalid(f"{view.ref} is not a version; publish it with: adapterctl jobs publish", param="ref")
         scores = self._scores(view, who)
         data = [] if view.dataset is None else view.dataset.digests
         with self._db.read() as session:

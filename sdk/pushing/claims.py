@@ -48,7 +48,7 @@ def claims_in(folder: Path, digest: str) -> FolderClaims:
             left_out=str(error) if type(error) is ValueError else "its signature is none that sign has written"
         )
     if file.about.digest != digest:
-        return FolderClaims(left_out=f"it tells of other bytes ({file.about.digest[:12]}, and {digest[:12]} is pushed)")
+        return FolderClaims(left_out=f"it is about other bytes ({file.about.digest[:12]}, and {digest[:12]} is pushed)")
     return FolderClaims(SentClaims(text=text, signature=signed), file.registry)
 
 
@@ -70,7 +70,7 @@ def sign_about(
         )
     if found.claims is None:
         raise NotFound(
-            f"{folder} tells nothing of its version; write it with: adapterctl pull REF -o {folder}", param="ref"
+            f"{folder} has no claims to sign; write them with: adapterctl pull REF -o {folder}", param="ref"
         )
     signed = sign(found.claims, path, password or config.signing_password(), file=ABOUT_FILE)
     with disk_explained(f"writing {folder}"):
@@ -83,11 +83,11 @@ def _text(path: Path, most_bytes: int) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as stream:  # noqa: PTH123 - it is open already
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no plain file")
+            raise ValueError("it isn't a plain file")
         content = stream.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes // 1024} KiB")
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
+        raise ValueError("it isn't text") from None

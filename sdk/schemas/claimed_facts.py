@@ -28,7 +28,7 @@ def claimed_facts(
     ]
     if (earlier := claims.about.claimed) is not None:
         facts += [
-            ("told it by", f"{earlier.registry} on {earlier.at[:10]}, of {earlier.about.ref}"),
+            ("who had it from", f"{earlier.registry} on {earlier.at[:10]}, of {earlier.about.ref}"),
             *_record(earlier.about, named),
         ]
     return facts

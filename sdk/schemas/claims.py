@@ -104,7 +104,7 @@ def read_about(text: str) -> AboutFile:
         where = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
         raise ValueError(f"it is not what a pull writes{f', at {where}' if where else ''}") from None
     except (ValueError, RecursionError):
-        raise ValueError("it is no JSON of a pull") from None
+        raise ValueError("it isn't JSON that a pull writes") from None
 
 
 def _shown(value: Any, depth: int) -> Any:

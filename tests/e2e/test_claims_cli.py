@@ -46,7 +46,7 @@ def test_version_goes_into_another_registry_with_what_this_one_told(node: Comman
     assert node.ok("verify", str(pulled)).startswith("whole: 2 files, sha256:")
     pushed = node.run("push", str(pulled), "team/sql", "--base", "tiny", ADAPTERCTL_URL=other)
     assert (pushed.returncode, pushed.stdout) == (0, "team/sql@v1\n"), pushed.stderr
-    assert "what local:home told of it is kept as claimed; see: adapterctl show team/sql@v1" in pushed.stderr
+    assert "what local:home recorded is kept as claimed; see: adapterctl show team/sql@v1" in pushed.stderr
     shown = node.ok("show", "team/sql@v1", ADAPTERCTL_URL=other)
     assert "of sql@v1; not verified: nothing is decided by it" in shown
     assert "reviews@v1, 1 rows" in shown

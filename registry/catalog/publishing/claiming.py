@@ -37,11 +37,11 @@ def read_claims(publication: Publication, trust: Trust) -> NewClaims | None:
         file = read_about(sent.text)
     except ValueError as error:
         raise Invalid(
-            f"what the folder tells can't be kept: {error}; push with --no-claims", param="claimed.text"
+            f"the folder's claims can't be kept: {error}; push with --no-claims", param="claimed.text"
         ) from None
     if file.about.digest != publication.manifest.digest:
         raise Invalid(
-            f"the folder tells of {file.about.digest[:12]}, and {publication.manifest.digest[:12]} is pushed; push with --no-claims",
+            f"the folder's claims are about {file.about.digest[:12]}, and {publication.manifest.digest[:12]} is pushed; push with --no-claims",
             param="claimed.text",
         )
     if sent.signature is None:

@@ -47,7 +47,7 @@ _PUSHED = Listing(
 )
 @click.option("--tag", "tags", multiple=True, callback=take_tags, metavar="KEY=VALUE", help="A tag; repeatable.")
 @click.option(
-    "--claims/--no-claims", default=True, help="Send what a pulled folder tells of its version. [default: --claims]"
+    "--claims/--no-claims", default=True, help="Send a pulled folder's claims: its recorded past. [default: --claims]"
 )
 @click.option("--expand-patterns", is_flag=True, help="Replace patterns in its config with module names.")
 @click.option(
@@ -70,8 +70,8 @@ def push_command(
 
     Waits until its bytes are verified; prints the ref. Anything that neither its config nor you state is recorded as
     unknown. With --tree, FOLDER/code-review becomes code-review and FOLDER/team/code-review becomes team/code-review; a
-    refused folder is reported with the reason and does not stop the others. What a folder that `pull -o` wrote tells of
-    its version is kept as claimed by the registry that it is from. FOLDER may be hf://ORG/NAME@REVISION on a
+    refused folder is reported with the reason and does not stop the others. The record in a folder that
+    `pull -o` wrote is kept as claimed by the registry that it is from. FOLDER may be hf://ORG/NAME@REVISION on a
     model hub.
 
     \b
@@ -113,13 +113,13 @@ def push_command(
 
 
 def _say_claims(report: PushReport) -> None:
-    """Say what became of what the folder tells of its version."""
+    """Say what became of the folder's claims."""
     if report.claims_left_out is not None:
-        say(f"what the folder tells of its version isn't sent: {report.claims_left_out}")
+        say(f"the folder's claims aren't sent: {report.claims_left_out}")
     elif report.claims == "signed":
-        say(f"what {report.claimed_by} told of it is signed by a key that this registry lists, and is in its record")
+        say(f"the claims of {report.claimed_by} are signed by a key that this registry lists, and are in its record")
     elif report.claims is not None:
-        say(f"what {report.claimed_by} told of it is kept as claimed; see: adapterctl show {report.version.ref}")
+        say(f"what {report.claimed_by} recorded is kept as claimed; see: adapterctl show {report.version.ref}")
 
 
 def _ask_revision(base: str) -> str | None:

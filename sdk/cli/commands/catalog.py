@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def show_command(ref: str, rows: bool, style: str) -> None:
     """Show the version that REF names, or a sweep's member, sweep:ID/N: base, configuration, data, training, scores, files.
 
-    What another registry told of a version that was pushed here is shown as claimed: nobody here has checked it.
+    What another registry recorded of a version that was pushed here is shown as claimed: nobody here has checked it.
 
     As JSON it also says, under `compat`, which inference engines can serve it: see `adapterctl compat`.
 

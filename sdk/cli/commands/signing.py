@@ -36,7 +36,7 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
     """Sign the version that REF names: its files by digest, and the base that they belong to.
 
     You vouch for whatever the registry shows for REF, so name what you have looked at by NAME@sha256:DIGEST. For a pulled folder
-    (./DIR), sign what it tells of its version: where it is pushed, a registry that lists the key takes that for its record.
+    (./DIR), sign its claims: where it is pushed, a registry that lists the key takes them into its record.
     The key's password is asked for, or taken from ADAPTERCTL_SIGNING_PASSWORD. Prints the key's id.
 
     \b
@@ -52,7 +52,7 @@ def sign_command(ref: str, key: str | None, style: str) -> None:
 
         file, signed = sign_about(config.user_path(ref), key, password=password)
         say(
-            f"what {ref} tells of {file.about.ref}, by {file.registry}, is signed; the next push of the folder sends it"
+            f"the claims of {ref} about {file.about.ref}, by {file.registry}, are signed; the next push of the folder sends them"
         )
         print_made(style, {"ref": file.about.ref, "digest": file.about.digest, "key_id": signed.key_id}, signed.key_id)
         return

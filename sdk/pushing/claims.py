@@ -69,9 +69,7 @@ def sign_about(
             f"{folder / MARKER_FOLDER / ABOUT} can't be signed: {found.left_out}; pull again", param="ref"
         )
     if found.claims is None:
-        raise NotFound(
-            f"{folder} has no claims to sign; write them with: adapterctl pull REF -o {folder}", param="ref"
-        )
+        raise NotFound(f"{folder} has no claims to sign; write them with: adapterctl pull REF -o {folder}", param="ref")
     signed = sign(found.claims, path, password or config.signing_password(), file=ABOUT_FILE)
     with disk_explained(f"writing {folder}"):
         write_whole(folder / MARKER_FOLDER / ABOUT_SIGNATURE, canonical_json(signed.model_dump()), durable=True)

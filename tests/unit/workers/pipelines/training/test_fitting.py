@@ -144,7 +144,7 @@ def test_what_nothing_helps_fails_and_names_what_was_tried(
         train(llama_base, pair_file, tmp_path / "out")
     assert caught.value.reason == "oom"
     assert (
-        "(tried: step 1: 2 rows a pass; step 1: 1 row a pass; step 1: activations computed twice; step 1: logits of "
+        "(tried: step 1: 2 rows a pass; step 1: 1 row a pass; step 1: gradient checkpointing; step 1: logits of "
         in caught.value.message
     )
     assert not (tmp_path / "out").exists()

@@ -94,7 +94,7 @@ TABLE: list[tuple[str, str, str, str]] = [
     ),
     (
         "_did_swap_in_out_features",
-        f"{PIPELINES}/merging/changes.py",
+        f"{PIPELINES}/merging/adapter_changes.py",
         "PEFT decides for each stack of experts which way round its matrices are",
         f"{TESTS}/model/test_experts.py::test_an_adapter_of_single_experts_is_gated_scored_and_merged_expert_by_expert",
     ),

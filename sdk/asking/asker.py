@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from sdk.asking.prompts import Prompt, Sampling
 from sdk.asking.residents import begin_resident, find_resident, owner_of, residents, start_resident
 from sdk.asking.target import BASE, AskTarget
 from sdk.config import Config, keep_warm_s
-from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable
+from sdk.errors import AdapterctlError, Conflict, InvalidInput, NotFound, Unavailable, disk_explained
 from sdk.pulling.cache import Cache
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ class Asker:
         with self._lock:
             is_needed = self._begun is None and not self._own and not residents(self._cache)
             if is_needed and not missing_engine_libraries():
-                # What keeps a program from starting is said once it is known that it is needed.
-                with suppress(OSError):
+                with disk_explained("starting an engine program"):
                     self._begun = (
                         begin_resident(self._cache) if self.idle_s else BegunProgram(self._folder(), stays=False)
                     )

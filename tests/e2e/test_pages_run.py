@@ -8,6 +8,7 @@ beside the example's are made before.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,9 @@ LEARNT_ROWS = 32
 ELSEWHERE = {"docs/sweeps.md": "tiny"}
 #: What is trained for a shorter time here than on the page.
 SHORTER = {"--max-steps 60 --eval-every 5": "--max-steps 4 --eval-every 2", "log[3]": "log[2]", "[1, 4, 16]": "[1, 4]"}
+SHORTER_TRAININGS = re.compile(r"^(adapterctl train [\w-]+) (--base .*)(?<!--dry-run)$", re.DOTALL)
+#: So few answers are written for an evaluation of held-out rows.
+FEWER_ANSWERS = re.compile(r"^(adapterctl eval .*--data heldout\.jsonl)", re.DOTALL)
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
@@ -128,6 +132,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     save_base(home / ".cache" / "adapterctl" / "examples" / NAME)
     with child_forks.local_runner(home / ".adapterctl", environment(home)):
         yield home
+    # The program that answers waits for the next question.
+    assert processes.run("adapterctl", "down", env=environment(home)).returncode == 0
     runner = home / ".adapterctl" / "logs" / "runner.log"
     assert not runner.exists(), f"a command has started a runner: {runner.read_text()}"
 
@@ -141,7 +147,7 @@ def environment(home: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def followed(home: Path) -> Followed:
     """Who has followed the quickstart."""
-    reader = Reader(home, environment(home), after=_shorten)
+    reader = Reader(home, environment(home), after=_shorten, adapted=_shorter)
     for page in FIRST:
         for block in blocks_of(ROOT / page):
             if block.is_followed:
@@ -207,4 +213,4 @@ def _shorten(folder: Path) -> None:
 def _shorter(text: str) -> str:
     for written, here in SHORTER.items():
         text = text.replace(written, here)
-    return text
+    return FEWER_ANSWERS.sub(r"\1 --generate-rows 4", SHORTER_TRAININGS.sub(r"\1 --max-steps 2 \2", text))

@@ -69,6 +69,7 @@ RIGHT = {
     "sdk/stack/supervisor.py::run": "whatever fails, the stack goes on, and it is tried again",
     "sdk/submitting/given_data.py::objective_of_files": "a file of rows is read",
     "workers/main_memory.py::_limits": "numbers of the kernel are read, and nothing is thrown into the generator",
+    "workers/pipelines/merging/plain.py::plain": "a file of tensors is read",
     "workers/pipelines/merging/writing.py::full_disk_named": "only a full disk is named, and anything else goes on",
     "workers/pipelines/merging/writing.py::_is_whole": "a file of tensors is read",
     "workers/pipelines/model/adapters.py::load_adapter": "a file of tensors is read",

@@ -5,7 +5,7 @@
 {'stream': False, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': 16, 'prompt': 'Hello'}
 >>> parse(CompletionBody, b'{"model": "review", "prompt": "Hello", "lora_path": "/etc"}')
 Traceback (most recent call last):
-sdk.gateway.door.refusals.Declined: lora_path is no field of this request; leave it out
+sdk.gateway.door.refusals.Declined: lora_path is not a field of this request; leave it out
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def facts(**known: Any) -> dict[str, list[str]]:
 def test_a_job_shows_its_forecast_by_its_largest_parts() -> None:
     said = facts(forecast=PlannedTraining(LLAMA_2_7B, {}, TrainingSpec(method="lora")).forecast())["forecast"]
     assert len(said) == 2
-    assert said[0].startswith("16.2 GB with a card: weights 13.5 GB, activations 1.2 GB, logits 805.2 MB; for 4 × 1024")
+    assert said[0].startswith("16.2 GB with a GPU: weights 13.5 GB, activations 1.2 GB, logits 805.2 MB; for 4 × 1024")
     assert " without one: weights 13.5 GB" in said[1]
 
 

@@ -161,13 +161,13 @@ def test_the_column_of_groups_may_be_one_that_rows_are_made_of(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"holdout": 0}, "give a number above 0 and below 1"),
-        ({"holdout": 1}, "give a number above 0 and below 1"),
-        ({"holdout": True}, "give a number above 0 and below 1"),
+        ({"holdout": 0}, "use a number above 0 and below 1"),
+        ({"holdout": 1}, "use a number above 0 and below 1"),
+        ({"holdout": True}, "use a number above 0 and below 1"),
         ({"holdout_by": "g"}, "give holdout, such as 0.1"),
         ({"holdout_seed": 3}, "give holdout, such as 0.1"),
-        ({"holdout": 0.1, "holdout_by": ""}, "give a text of 1 to 200 characters"),
-        ({"holdout": 0.1, "holdout_seed": -1}, "give a whole number from 0 to 4294967295"),
+        ({"holdout": 0.1, "holdout_by": ""}, "holdout_by can't be empty"),
+        ({"holdout": 0.1, "holdout_seed": -1}, "use a whole number from 0 to 4294967295"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:

@@ -100,7 +100,7 @@ def refused(call: Set, match: str, **given: Any) -> str | None:
         (of("macro_f1", at_least=0.3), r"macro_f1 is a score of rows \{text, label\}", "metrics.macro_f1"),
         (of("acc", at_least=0.3), r"acc is a score of rows \{prompt, choices, answer\}", "metrics.acc"),
         (of("general_kl", at_most=1), "write kl_at_most under forgetting", "metrics.general_kl"),
-        (of("scorer.Long", at_least=1), "no score of a scorer; write scorer.NAME", "metrics.scorer.Long"),
+        (of("scorer.Long", at_least=1), "not a score of a scorer; write scorer.NAME", "metrics.scorer.Long"),
         (of("scorer.none", at_least=1), "no worker has the scorer none", "metrics"),
         (of("scorer.long", not_worse_than=1), "write better: less, or better: more", "metrics.scorer.long"),
         (of("scorer.polite", at_most=1), "more of scorer.polite is better", "metrics.scorer.polite"),

@@ -98,7 +98,7 @@ def test_without_a_terminal_what_is_learnt_is_bracketed(place: Place) -> None:
     assert "\x1b" not in done.stdout
     lines = done.stdout.splitlines()
     assert lines[0].startswith("row 3 (line 3) · ")
-    assert lines[0].endswith("learnt · method prefix · stop <|end|>")
+    assert lines[0].endswith("supervised · method prefix · stop <|end|>")
     assert lines[1:5] == [
         "<|user|>And in Greek? 🙂<|end|>",
         "<|assistant|>⟦ηλιόλουστος<|end|>⟧",
@@ -117,7 +117,7 @@ def test_texts_with_labels_are_shown_with_them(place: Place) -> None:
     assert lines[1] == "rain 🌧"
     assert lines[-2].split() == ["labels", "7,", "погода"]
     done = place.preview("labels.jsonl", "--loss-on", "all")
-    assert (done.returncode, "leave loss_on out" in done.stderr) == (2, True)
+    assert (done.returncode, "leave --loss-on out" in done.stderr) == (2, True)
 
 
 def test_three_rows_are_shown_where_nobody_says_how_many(place: Place) -> None:
@@ -163,8 +163,8 @@ def test_a_row_that_the_template_loses_is_refused_by_line_and_key(place: Place) 
         (["chat.jsonl", "--row", "0"], 2, "row"),
         (["chat.jsonl", "--rows", "0"], 2, "rows"),
         (["chat.jsonl", "--row", "1", "--rows", "2"], 2, "can't be combined"),
-        (["chat.jsonl", "--loss-on", "completion"], 2, "set loss_on to assistant, answer, reasoning or all"),
-        (["chat.jsonl", "--max-length", "2"], 2, "max_length"),
+        (["chat.jsonl", "--loss-on", "completion"], 2, "set --loss-on to assistant, answer, reasoning or all"),
+        (["chat.jsonl", "--max-length", "2"], 2, "--max-length can't be 2"),
         (["none.jsonl"], 3, "check the path of the dataset"),
         (["chat.jsonl", "--base", "./none"], 3, "check the path of the base"),
         (["chat.jsonl", "--base", "."], 3, "has no config.json"),

@@ -318,7 +318,7 @@ def test_each_command_of_the_page_of_a_version_does_what_it_says(home: Home, tmp
         )
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, log.read_text()
-    assert "vllm serve" in run("See whether vLLM can serve it")
+    assert run("See whether vLLM can serve it").splitlines()[1].split("\t")[:2] == ["architecture", "yes"]
     run("Check its bytes")
     # It has a test of its own.
     assert list(commands) == ["Train again with the same configuration"]

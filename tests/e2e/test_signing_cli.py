@@ -192,11 +192,3 @@ def test_the_walk_through_of_the_page(tmp_path: Path) -> None:
         done = processes.finished("bash", "-euc", text, env=desk.env, cwd=tmp_path, timeout_s=120)
         assert done.returncode == 0, (name, done.stderr)
     assert stat.S_IMODE((tmp_path / "KEY.pem").stat().st_mode) == 0o600
-    # Other bytes, which nobody has signed.
-    config = tmp_path / "my-adapter" / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 5}))
-    required = pages.block("artifacts.md", "signing-required")
-    text = f'{required}\nadapterctl push ./my-adapter unsigned --base "$BASE"'
-    refused = processes.finished("bash", "-euc", text, env=desk.env, cwd=tmp_path, timeout_s=120)
-    assert refused.returncode != 0
-    assert "signature" in refused.stderr

@@ -174,7 +174,7 @@ def test_a_reference_that_is_not_the_base_is_refused(
         return adapt(given, loaded)
 
     monkeypatch.setattr(training, "adapted", changed)
-    with pytest.raises(PipelineError, match=r"no reference for dpo"):
+    with pytest.raises(PipelineError, match=r"not a reference for dpo"):
         run(llama_base, preferences, tmp_path / "out")
 
 

@@ -133,7 +133,7 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
         (
             ["--of", "counter@v1", "--max-length", "20", "--loss-on", "all"],
             2,
-            "max_length and loss_on of a version are in",
+            "--max-length and --loss-on of a version are in",
         ),
         (["--of", "counter@v9"], 3, "counter"),
         (["--of", "no ref"], 2, "ref"),

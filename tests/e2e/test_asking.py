@@ -132,7 +132,7 @@ def test_how_a_prompt_is_rendered_can_be_chosen(place: Place) -> None:
         "generate", "base:tiny-llama", "-", "--plain", "--max-new-tokens", str(TOKENS), stdin=f"{PROMPT}\n"
     )
     assert done.stdout == place.expected(None, PROMPT) + "\n"
-    assert f"cut after {TOKENS} tokens" in done.stderr
+    assert f"truncated after {TOKENS} tokens" in done.stderr
     done = place.run("generate", "code-review@v1", PROMPT, "--stop", place.expected("v1", PROMPT)[0])
     assert (done.stdout, done.returncode) == ("", 0)
     assert "the answer is empty" in " ".join(done.stderr.split())

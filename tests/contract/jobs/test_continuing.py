@@ -104,7 +104,7 @@ class TestContinuing:
     def require_refused(self, crew: Crew, ref: str, *options: dict[str, Any]) -> None:
         for each in options:
             with pytest.raises(
-                InvalidInput, match=f"^{ref} was trained with another chat template, which is"
+                InvalidInput, match=f"^{ref} was trained with another chat template, which acts like another tokenizer"
             ) as refused:
                 self.submit(crew, ref, spec=SPEC.model_copy(update=each))
             assert refused.value.param == "spec.chat_template"

@@ -13,7 +13,7 @@ from sdk.schemas.job_requests import BaseChoice, EvaluationRequest, EvaluationTa
 from sdk.schemas.jobs import JobSubmission, JobView, Needs
 from sdk.version import VERSION
 
-CARD = "it needs a CUDA card, and no worker of the queue gpu has one"
+CARD = "it needs a CUDA GPU, and no worker of the queue gpu has one"
 
 
 def submit(crew: Crew, **how: Any) -> JobView:

@@ -147,7 +147,7 @@ class TestQuotas:
             (["team", "--max-bytes", "much"], 2, "10GB, 500MB or plain bytes"),
             (["team", "--max-bytes", "-1"], 2, "is not a limit"),
             (["team", "--max-bytes", "9999TB"], 0, ""),
-            (["team", "--max-bytes", "99999999999TB"], 2, "max_bytes"),
+            (["team", "--max-bytes", "99999999999TB"], 2, "--max-bytes"),
             (["team", "--max-jobs", "1.5"], 2, "a whole number"),
             (["a/b", "--max-jobs", "1"], 2, "is not a namespace"),
         ],

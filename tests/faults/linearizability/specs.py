@@ -35,7 +35,7 @@ def alias(state: Alias, call: Call) -> Any:
         return _read(state, call, state.moves)
     if call.op == "set":
         number, expect = call.args
-        stack = state.stack if state.number == number else (*state.stack, number)
+        stack = (*state.stack, number)
     else:
         (expect,) = call.args
         if not state.moves:
@@ -48,7 +48,8 @@ def alias(state: Alias, call: Call) -> Any:
         return _read(state, call, "conflict")
     if call.answer not in (None, number):
         return IMPOSSIBLE
-    return Alias(stack, (*state.moves, (call.op, state.number, number)))
+    # What is set to where it is stays, and no line is written.
+    return state if state.number == number else Alias(stack, (*state.moves, (call.op, state.number, number)))
 
 
 # Numbers: contents in the order of their numbers. The same content again has the number that it has.

@@ -132,7 +132,7 @@ class TestSubmitting:
             ),
             ([float("inf")], {}, "the weight of .*a@v1 is 'inf', which is not a number", "parents"),
             (["0.5"], {}, "the weight of .*a@v1 is '0.5', which is not a number", "parents"),
-            ([1001.0], {}, "weight can't be 1001.0; use a number .* at most 1000", "weight"),
+            ([1001.0], {}, "weight can't be 1001; use a number .* at most 1000", "weight"),
             ([1000.0, 1.0], {}, "the weights of .*a@v1 add up to 1001; give at most 1000", "parents"),
             ([0.5, -0.5], {}, "the weights of .*a@v1 add up to 0, so that it adds nothing; leave it out", "parents"),
             (

@@ -281,18 +281,20 @@ def _move_at_once(world: World, name: str, folder: Path, random: Random) -> None
 
     def move(mine: list[tuple[str, int]]) -> None:
         for what, number in mine:
+            moved = True
             try:
                 if what == "set":
-                    world.writer.set_alias(name, "live", number)
+                    moved = world.writer.set_alias(name, "live", number).moved
                 elif what == "expect":
-                    world.writer.set_alias(name, "live", number, expect=number - 1)
+                    moved = world.writer.set_alias(name, "live", number, expect=number - 1).moved
                 elif what == "rollback":
                     world.writer.rollback(name, "live")
                 else:
                     world.writer.aliases.remove(name, "live")
             except (Conflict, NotFound):
                 continue
-            done[f"alias.{what if what in ('rollback', 'rm') else 'set'}"] += 1
+            # What stays where it is leaves no line.
+            done[f"alias.{what if what in ('rollback', 'rm') else 'set'}"] += moved
 
     def take_away(admin: Client, verb: str, numbers: list[int]) -> None:
         for number in numbers:

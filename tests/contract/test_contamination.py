@@ -342,7 +342,7 @@ def test_a_comparison_and_a_diff_say_it_in_words(trainer: Trainer) -> None:
     assert pair.verdict == "too few rows: 3 of at least 20; but v1 was trained on 9 of 20 rows, or on nearly the same"
     assert [each.contamination and each.contamination.found for each in found.scores] == [9, 0]
     notes = trainer.desk.writer.diff(one, two).notes
-    assert [note for note in notes if "are among" in note] == [
+    assert [note for note in notes if "contaminated by" in note] == [
         f"the scores of {one} on {found.dataset[:12]}: 9 of 20 rows are contaminated by those of "
         f"{trainer.found(found.scores[0].evaluation).of[0]}: 3 exactly, 2 in another spelling, 4 nearly"
     ]

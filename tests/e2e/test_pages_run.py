@@ -133,8 +133,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     save_base(home / ".cache" / "adapterctl" / "examples" / NAME)
     with child_forks.local_runner(home / ".adapterctl", environment(home)):
         yield home
-    # The program that answers waits for the next question.
-    assert processes.run("adapterctl", "down", env=environment(home)).returncode == 0
+    # The program that answers waits for the next question, if one was asked.
+    assert processes.run("adapterctl", "down", env=environment(home)).returncode in (0, 3)
     runner = home / ".adapterctl" / "logs" / "runner.log"
     assert not runner.exists(), f"a command has started a runner: {runner.read_text()}"
 

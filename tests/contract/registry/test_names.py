@@ -45,7 +45,7 @@ class TestBasesAndData:
         fingerprint = digest("tiny: base")
         for taken in (fingerprint, fingerprint[:12]):
             decoy = base_registration().model_copy(update={"id": taken, "fingerprint": digest("a decoy")})
-            with pytest.raises(InvalidInput, match="would be taken for a fingerprint"):
+            with pytest.raises(InvalidInput, match="would be read as a fingerprint"):
                 writer.bases.register(decoy)
         assert writer.bases.get(fingerprint).id == "tiny"
 

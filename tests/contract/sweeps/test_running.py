@@ -441,7 +441,7 @@ class TestRungs:
 
     def test_ordinary_training_has_none(self, desk: Desk) -> None:
         desk.crew.submit()
-        with pytest.raises(Conflict, match="no member of a sweep"):
+        with pytest.raises(Conflict, match="not a member of a sweep"):
             self.reach(desk, desk.hold(), 1.0)
 
 

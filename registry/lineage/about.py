@@ -17,7 +17,16 @@ from registry.evaluations.standing import of_version
 from registry.principal import Principal
 from registry.signatures.service import Signatures
 from sdk.schemas.catalog import KEPT, LoraSize, VersionView
-from sdk.schemas.claims import MOST_EVALUATIONS, MOST_NAME, MOST_PARENTS, About, AboutRecord, AboutScores, EarlierClaims
+from sdk.schemas.claims import (
+    MOST_EVALUATIONS,
+    MOST_NAME,
+    MOST_PARENTS,
+    MOST_SIGNERS,
+    About,
+    AboutRecord,
+    AboutScores,
+    EarlierClaims,
+)
 from sdk.schemas.scores import EvaluationView
 
 #: How many bytes the records of the scores that are told take in all.
@@ -46,6 +55,8 @@ class VersionAbouts:
         if view.state == KEPT:
             raise Invalid(f"{view.ref} is not a version; publish it with: adapterctl jobs publish", param="ref")
         scores = self._scores(view, who)
+        # Several namespaces may have signatures of the same bytes.
+        signers = list(dict.fromkeys(one.key_id for one in self._signatures.list(view.digest, who=who)))
         data = [] if view.dataset is None else view.dataset.digests
         with self._db.read() as session:
             names = first_names(session, {*data, *(one.dataset for one in scores)}, who) if data or scores else {}
@@ -76,7 +87,7 @@ class VersionAbouts:
                 )
                 for one in scores
             ],
-            signed_by=[one.key_id for one in self._signatures.list(view.digest, who=who)],
+            signed_by=signers[:MOST_SIGNERS],
             claimed=self._earlier(view, who),
         )
 

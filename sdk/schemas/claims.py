@@ -26,8 +26,8 @@ from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, read
 ABOUT_FORMAT: Literal["adapterctl.about/1"] = "adapterctl.about/1"
 #: How many evaluations are told, the newest; the deepest that lists and objects are nested; the largest whole number.
 MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**63
-#: The longest name, and how many parents are told.
-MOST_NAME, MOST_PARENTS = 300, 200
+#: The longest name, and how many parents and keys are told.
+MOST_NAME, MOST_PARENTS, MOST_SIGNERS = 300, 200, 100
 _Name = Annotated[str, Field(max_length=MOST_NAME)]
 
 
@@ -64,7 +64,7 @@ class AboutRecord(Wire):
     unknown: list[_Name]
     evaluations: Annotated[list[AboutScores], Field(max_length=MOST_EVALUATIONS)]
     #: The ids of the keys of its signatures, as their senders say.
-    signed_by: Annotated[list[_Name], Field(max_length=100)]
+    signed_by: Annotated[list[_Name], Field(max_length=MOST_SIGNERS)]
 
 
 class EarlierClaims(Wire):

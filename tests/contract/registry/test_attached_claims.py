@@ -22,6 +22,7 @@ from support.usage import mismeasured
 from registry.db.types import utc_now
 from registry.evaluations.contamination.trained_on import trained_on
 from registry.evaluations.models import Evaluation
+from registry.signatures.models import Signature
 from sdk.errors import InvalidInput
 from sdk.schemas.catalog import Published
 from sdk.schemas.claims import About, read_about
@@ -130,7 +131,7 @@ def test_longer_names_than_a_claim_has_are_left_out_of_what_is_told(pulled: Pull
     assert (about.metrics, about.training, about.libraries) == ({"loss": 2.0}, {"loss": 2.0}, {})
 
 
-def test_newest_scores_are_told_however_many_there_are(pulled: Pulled, tmp_path: Any) -> None:
+def test_newest_scores_and_first_signers_are_told_however_many_there_are(pulled: Pulled, tmp_path: Any) -> None:
     there, of = pulled.there, pulled.made.version
     data = tmp_path / "held-out.jsonl"
     data.write_text(json.dumps({"text": f"{next(SEEDS)}"}) + "\n")
@@ -146,5 +147,9 @@ def test_newest_scores_are_told_however_many_there_are(pulled: Pulled, tmp_path:
             for number in range(250)
         ]
         session.execute(insert(Evaluation), copies)
-    told = there.writer.call("GET", "/version/about", About, params={"ref": of.ref}).evaluations
-    assert (len(told), told[0].precision) == (50, "float249")
+        signed = {"manifest_digest": of.digest, "namespace": "-", "created_by": "some", "created_at": utc_now()}
+        session.execute(insert(Signature), [{**signed, "key_id": f"{key:064x}", "bundle": "{}"} for key in range(120)])
+    told = there.writer.call("GET", "/version/about", About, params={"ref": of.ref})
+    assert (len(told.evaluations), told.evaluations[0].precision) == (50, "float249")
+    # Several namespaces may have signatures of the same bytes.
+    assert len(told.signed_by) == 100

@@ -21,7 +21,7 @@ from registry.db.paging import Paged, Paging, page_of
 from registry.db.statements import insert_if_new
 from registry.db.stored_json import view_of
 from registry.db.types import utc_now
-from registry.errors import Conflict, Forbidden
+from registry.errors import Conflict, Forbidden, Invalid
 from registry.principal import Principal
 from registry.usage.charging import charge
 from sdk.schemas.artifacts import DatasetRegistration, DatasetView, Transfer
@@ -117,9 +117,10 @@ class Datasets:
 
     def remove(self, name: str, *, namespace: str | None = None, only_name: bool = False, who: Principal) -> None:
         """Give up a dataset's rows in a namespace, or else in every one where the caller may write; versions that were
-        trained on it still name it. With `only_name`, a namespace in which it has other names keeps it under those.
+        trained on it still name it. With `only_name`, the rows stay: they lose the name in each namespace in which they have others.
 
-        Once no namespace has it, the next collection removes its bytes. Raises NotFound, Invalid, Forbidden.
+        Once no namespace has it, the next collection removes its bytes. Raises NotFound, Invalid, also for `only_name` with a digest,
+        Forbidden, Conflict for the only name.
         """
         now = utc_now()
         with self._db.write() as session:
@@ -128,12 +129,17 @@ class Datasets:
             dataset = session.get_one(Dataset, meant.row.digest, with_for_update=True)
             left = (DatasetAccess.digest == dataset.digest, DatasetAccess.removed_at.is_(None))
             there = true() if namespace is None else DatasetAccess.namespace == namespace
-            if only_name and meant.name is not None:
+            if only_name:
+                if meant.name is None:
+                    raise Invalid(
+                        "a digest means the rows by all their names; give the one to remove as NAME@vN",
+                        param="only_name",
+                    )
                 rows = session.scalars(
                     select(DatasetAccess).where(*left, there, who.within(DatasetAccess.namespace, "write"))
                 ).all()
-                there = DatasetAccess.namespace.in_(_unnamed(session, rows, meant.name, who))
-                if rows and not session.scalars(select(DatasetAccess.namespace).where(*left, there).limit(1)).first():
+                if rows:
+                    _unname(session, rows, meant.name, who)
                     return
             closed = session.execute(
                 update(DatasetAccess)
@@ -152,9 +158,12 @@ class Datasets:
                 record(session, who, "dataset.remove", row.namespace, dataset.digest, before={"name": row.name})
 
 
-def _unnamed(session: Session, rows: Sequence[DatasetAccess], name: str, who: Principal) -> list[str]:
-    """Take a name from a dataset in each namespace in which it has others; return the namespaces in which it has no other."""
-    last = []
+def _unname(session: Session, rows: Sequence[DatasetAccess], name: str, who: Principal) -> None:
+    """Take a name from a dataset in each namespace in which it has others, which must be one: whoever removes a name has been shown
+    the others, and they may go at the same moment. Raises Conflict.
+    """
+    last: list[str] = []
+    unnamed = 0
     for row in rows:
         given = select(DatasetNumber).filter_by(digest=row.digest, namespace=row.namespace)
         numbers = session.scalars(given.order_by(DatasetNumber.created_at, DatasetNumber.name)).all()
@@ -175,7 +184,11 @@ def _unnamed(session: Session, rows: Sequence[DatasetAccess], name: str, who: Pr
         if row.name == name:
             row.name = others[0]
         record(session, who, "dataset.unname", row.namespace, row.digest, before={"name": name})
-    return last
+        unnamed += 1
+    if last and not unnamed:
+        raise Conflict(
+            f"{name!r} is the only name of these rows in {last[0]!r}; remove the rows with: adapterctl data rm {rows[0].digest[:12]}"
+        )
 
 
 def _number(session: Session, row: DatasetAccess, name: str) -> tuple[int, bool]:

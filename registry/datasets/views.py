@@ -26,7 +26,7 @@ Only = Annotated[
     str | None,
     Query(max_length=64, description="The namespace whose dataset is meant; left out: any that the token may use."),
 ]
-OnlyName = Annotated[bool, Query(description="Remove only the name, unless it is the last one of the dataset.")]
+OnlyName = Annotated[bool, Query(description="Remove only the name; refused if the rows have no other.")]
 
 
 @router.post("", status_code=201)
@@ -58,6 +58,6 @@ def remove_dataset(
     digest: Digest, datasets: DatasetsDep, who: Writer, namespace: Only = None, only_name: OnlyName = False
 ) -> None:
     """Remove a dataset from a namespace, or from all where the caller may write; versions trained on it still name it. With
-    `only_name`, only the name that was given, as long as the dataset has another one.
+    `only_name`, only the name that was given, in each namespace in which the rows have another one.
     """
     datasets.remove(digest, namespace=namespace, only_name=only_name, who=who)

@@ -61,8 +61,8 @@ class DatasetRoutes(Routes):
         """Remove a dataset, by digest or name as in `get`; versions trained on it still name it.
 
         It is removed from `namespace`, whose dataset is then meant by a name, or else from all where this client may
-        write. With `only_name`, a dataset that has other names there keeps its rows, and loses this name alone. Raises
-        NotFound, InvalidInput for a name that is used in several namespaces.
+        write. With `only_name`, the rows stay and lose this name alone, in each namespace in which they have another. Raises
+        NotFound, InvalidInput for a name that is used in several namespaces, Conflict for the only name of the rows.
         """
         params = {"namespace": namespace, "only_name": True if only_name else None}
         self._transport.call("POST", f"/datasets/{segment(name)}/remove", type(None), params=params)

@@ -38,7 +38,7 @@ def standing(claims: ClaimsView) -> str:
     """Return in words what a claim is worth here."""
     if claims.key_id is None:
         return "not verified: nothing is decided by it"
-    return f"signed by the key {claims.key_id[:12]}, which this registry lists"
+    return f"signed by the key {claims.key_id[:12]}, which this registry listed when it came"
 
 
 def _record(about: AboutRecord, named: Callable[[str], str]) -> Iterator[tuple[str, Any]]:

@@ -25,8 +25,10 @@ from sdk.schemas.wire import IF_SET, JsonScalar, Sha256, Wire, read
 
 ABOUT_FORMAT: Literal["adapterctl.about/1"] = "adapterctl.about/1"
 #: How many evaluations are told, the newest; the deepest that lists and objects are nested; the largest whole number.
-MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**64
-_Name = Annotated[str, Field(max_length=300)]
+MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**63
+#: The longest name, and how many parents and keys are told.
+MOST_NAME, MOST_PARENTS, MOST_SIGNERS = 300, 200, 100
+_Name = Annotated[str, Field(max_length=MOST_NAME)]
 
 
 class AboutScores(Wire):
@@ -55,14 +57,14 @@ class AboutRecord(Wire):
     training: dict[_Name, JsonScalar] | None
     metrics: dict[_Name, float]
     libraries: dict[_Name, str]
-    parents: Annotated[list[Parent], Field(max_length=200)]
+    parents: Annotated[list[Parent], Field(max_length=MOST_PARENTS)]
     job: JobRef | None
     #: Which of it was only stated there by whoever made the version.
     reported: list[_Name] | None
     unknown: list[_Name]
     evaluations: Annotated[list[AboutScores], Field(max_length=MOST_EVALUATIONS)]
     #: The ids of the keys of its signatures, as their senders say.
-    signed_by: Annotated[list[_Name], Field(max_length=100)]
+    signed_by: Annotated[list[_Name], Field(max_length=MOST_SIGNERS)]
 
 
 class EarlierClaims(Wire):
@@ -92,23 +94,42 @@ class AboutFile(Wire):
     about: About
 
 
-def read_about(text: str) -> AboutFile:
-    """Return what a text tells, with `?` for each character that can't be seen. Raises ValueError, which says why not."""
+def read_about(text: str, *, exact: bool = False) -> AboutFile:
+    """Return what a text tells, with `?` for each character that can't be seen. Raises ValueError, which says why not.
+
+    `exact`: to act on it. Its texts are as they were written, and what only a newer release knows is an error.
+    """
     if len(text.encode("utf-8", "replace")) > MOST_ABOUT_BYTES:
         raise ValueError(f"it is longer than {MOST_ABOUT_BYTES // 1024} KiB")
     try:
         # Half a character can be neither signed nor stored.
         text.encode()
-        return read(AboutFile, _shown(json.loads(text), _MOST_DEPTH), open_ended=True)
+        told = _checked(json.loads(text, object_pairs_hook=_once), _MOST_DEPTH, shown=not exact)
+        return read(AboutFile, told, open_ended=not exact)
     except ValidationError as error:
-        where = ".".join(str(part)[:40] for part in error.errors()[0]["loc"])
+        # There may be thousands, and each would say what was sent.
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part)[:40] for part in first["loc"])
         raise ValueError(f"it is not what a pull writes{f', at {where}' if where else ''}") from None
     except (ValueError, RecursionError):
         raise ValueError("it isn't JSON that a pull writes") from None
 
 
-def _shown(value: Any, depth: int) -> Any:
-    """Return a parsed value whose texts can be shown and whose numbers can be sent. Raises ValueError."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose keys all differ: whoever reads it before it is signed may see another one than is read here."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key twice")
+    return made
+
+
+def _checked(value: Any, depth: int, *, shown: bool) -> Any:
+    """Return a parsed value whose numbers can be sent, and whose texts can be shown or else stored. Raises ValueError."""
+    if isinstance(value, str) and not shown:
+        # Half a character can't be written, and NUL can't be stored.
+        if b"\0" in value.encode():
+            raise ValueError("no text")
+        return value
     if isinstance(value, str):
         return value if value.isprintable() else "".join(one if one.isprintable() else "?" for one in value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -118,9 +139,11 @@ def _shown(value: Any, depth: int) -> Any:
     if isinstance(value, (dict, list)) and not depth:
         raise ValueError("too deep")
     if isinstance(value, dict):
-        return {_shown(key, depth): _shown(each, depth - 1) for key, each in value.items()}
+        return {
+            _checked(key, depth, shown=shown): _checked(each, depth - 1, shown=shown) for key, each in value.items()
+        }
     if isinstance(value, list):
-        return [_shown(each, depth - 1) for each in value]
+        return [_checked(each, depth - 1, shown=shown) for each in value]
     return value
 
 

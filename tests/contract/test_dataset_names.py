@@ -78,9 +78,24 @@ class TestNumbers:
         assert named(ours, text, "rows.jsonl").number == 3
         ours.client.datasets.remove("rows.jsonl@v3", only_name=True)
         assert ours.located(view.digest) == view.digest
-        ours.client.datasets.remove("reviews", only_name=True)
-        with pytest.raises(NotFound):
-            ours.client.datasets.get(view.digest)
+        # The last name, and a digest, are the rows.
+        with pytest.raises(Conflict, match="'reviews' is the only name of these rows"):
+            ours.client.datasets.remove("reviews", only_name=True)
+        with pytest.raises(InvalidInput, match="a digest means the rows by all their names"):
+            ours.client.datasets.remove(view.digest, only_name=True)
+        assert ours.located(view.digest) == view.digest
+
+    def test_name_that_is_the_only_one_elsewhere_goes_only_where_the_rows_have_another(
+        self, join: Callable[..., Tenant], people: World
+    ) -> None:
+        ours, theirs = join(), join()
+        text, name = uuid.uuid4().hex, f"rows-{uuid.uuid4().hex}"
+        for tenant, each in ((ours, "reviews"), (ours, name), (theirs, name)):
+            view = named(tenant, text, each)
+        people.admin.datasets.remove(name, only_name=True)
+        assert people.admin.datasets.get(view.digest, namespace=ours.space).names == ["reviews@v1"]
+        # Nobody was asked about the rows there.
+        assert theirs.client.datasets.get(name).digest == view.digest
 
     @pytest.mark.parametrize("name", ["отзывы.jsonl", "é", "日本 語", "a%2Fb", "a?b#c", "x" * 200])
     def test_a_name_may_be_of_any_alphabet(self, ours: Tenant, embedded: Client, tmp_path: Path, name: str) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from registry.access.audit.service import record
 from registry.catalog.models import LIVE_ROWS, Adapter, Origin, Version, VersionClaims
 from registry.catalog.publishing.new_version import NewClaims, NewVersion, Past, claims_of
 from registry.catalog.versions.claims import state_of
+from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.lifecycle import VersionState
 from registry.db.statements import append
 from registry.db.types import utc_now
@@ -65,30 +67,45 @@ def is_known_here(session: Session, new: NewVersion, file: AboutFile) -> bool:
 
 
 def with_claims(new: NewVersion, claims: NewClaims) -> NewVersion:
-    """Return a version of which this is claimed; if a key that this registry lists has signed it, its record says so too."""
+    """Return a version of which this is claimed; if a key that this registry lists has signed it, its record says so too.
+
+    Raises Invalid for a signed record that this release can't act on.
+    """
     if claims.key_id is None:
         return replace(new, claims=claims)
-    publication = _with_record(new.publication, claims.file)
-    return replace(new, claims=claims, publication=publication, reported=claims_of(publication))
+    try:
+        # It is acted on, and so must be what was signed to the letter: what can't be seen is a part of labels and columns.
+        file = read_about(claims.text, exact=True)
+    except ValueError as error:
+        raise Invalid(
+            f"the folder's signed claims can't be a record here: {error}; push with --no-claims", param="claimed.text"
+        ) from None
+    publication = _with_record(new.publication, file)
+    return replace(new, claims=claims, publication=publication, reported=claims_of(publication), unclaimed=new)
 
 
 def _with_record(publication: Publication, file: AboutFile) -> Publication:
     """Return a publication that says what is told, where it says nothing itself."""
     about = file.about
-    record: dict[str, Any] = {name: getattr(about, name) for name in _RECORD if not getattr(publication, name)}
+    said: dict[str, Any] = {name: getattr(about, name) for name in _RECORD if not getattr(publication, name)}
     if publication.method is None and publication.quantization is None:
-        record["quantization"] = about.quantization
-        record["method"] = about.method if about.method in ("qlora", "lora") else None
-    if record.get("method") == "lora":
-        record["quantization"] = None
-    known = {name for name in ("dataset", "training", "libraries", "quantization") if record.get(name)}
-    known |= {"quantization"} if record.get("method") == "lora" else set()
-    record["unknown"] = [name for name in publication.unknown if name not in known]
-    return publication.model_copy(update=record)
+        said["quantization"] = about.quantization
+        said["method"] = about.method if about.method in ("qlora", "lora") else None
+    if said.get("method") == "lora":
+        said["quantization"] = None
+    known = {name for name in ("dataset", "training", "libraries", "quantization") if said.get(name)}
+    known |= {"quantization"} if said.get("method") == "lora" else set()
+    said["unknown"] = [name for name in publication.unknown if name not in known]
+    return publication.model_copy(update=said)
 
 
-def keep_claims(session: Session, version: Version, new: NewVersion, *, namespace: str) -> ClaimState | None:
-    """Keep what is claimed of a version; return how. The first claims stay, unless these are the first that are signed."""
+def keep_claims(
+    session: Session, version: Version, new: NewVersion, *, namespace: str, existing: bool = False
+) -> ClaimState | None:
+    """Keep what is claimed of a version; return how. The first claims stay, unless these are the first that are signed.
+
+    That a version which is `existing` gets claims is in the audit trail; of a new one, its publication is.
+    """
     claims = new.claims
     if claims is None:
         return None
@@ -105,6 +122,10 @@ def keep_claims(session: Session, version: Version, new: NewVersion, *, namespac
         "created_at": utc_now(),
         "record_bytes": size_bytes,
     }
+    if existing:
+        before = None if row is None else {"claims sent by": row.created_by}
+        after = {"claimed by": claims.file.registry, "signed by": claims.key_id}
+        record(session, new.who, "version.claim", namespace, exact_ref(version), before=before, after=after)
     if row is None:
         append(session, VersionClaims, {"version_pk": version.pk, **values})
     else:

@@ -70,6 +70,8 @@ class NewVersion:
     past: Past | None = None
     #: If a folder tells of it what nobody here knows.
     claims: NewClaims | None = None
+    #: If signed claims add to its record: the same without them, for a version that exists already and keeps its own.
+    unclaimed: NewVersion | None = None
 
     @cached_property
     def digest(self) -> str:

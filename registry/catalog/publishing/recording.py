@@ -29,7 +29,7 @@ from registry.catalog.versions.finding import exact_ref
 from registry.catalog.versions.kinds import is_merged_only
 from registry.catalog.versions.lifecycle import VersionState
 from registry.catalog.versions.numbering import Counters, give_number, lock_counters, require_kind
-from registry.catalog.versions.origins import add_origin, size_of
+from registry.catalog.versions.origins import add_origin, is_recorded, size_of
 from registry.catalog.versions.present import Surroundings, parents_of, present, refresh_document
 from registry.db.statements import append, connection_of, insert_if_new, put
 from registry.db.types import utc_now
@@ -70,9 +70,12 @@ def record_ready(
             f"adapterctl release {exact_ref(version)}"
         )
     if version.state != VersionState.PENDING:
-        add_origin(session, version, _origin(version, new))
-        _add_datasets(session, version, new)
-        claims = keep_claims(session, version, new, namespace=new.namespace)
+        # What is only claimed, signed or not, is no second record of it, unless it was the first one.
+        is_first = new.unclaimed is None or is_recorded(session, _origin(version, new))
+        own = new if is_first or new.unclaimed is None else new.unclaimed
+        add_origin(session, version, _origin(version, own))
+        _add_datasets(session, version, own)
+        claims = keep_claims(session, version, new, namespace=new.namespace, existing=True)
         return Published(version=present(session, version, new.who), existing=True, claims=claims)
     _charge(session, new, recorded)
     _describe(session, version, new, VersionState.READY, manifest_digest=recorded.digest, warnings=warnings)

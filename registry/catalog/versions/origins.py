@@ -43,19 +43,19 @@ def add_origin(session: Session, version: Version, origin: dict[str, Any]) -> No
 
     What is recorded already, since the same publication was sent again, is not recorded twice.
     """
-    if _is_recorded(session, origin):
+    if is_recorded(session, origin):
         return
     earlier = select(Origin.pk).where(Origin.version_pk == version.pk).limit(MOST_ORIGINS).subquery()
     is_many = (session.scalar(select(func.count()).select_from(earlier)) or 0) >= MOST_ORIGINS
     if is_many or version.record_bytes + size_of(origin) > MOST_RECORD_BYTES:
         origin = origin | _WITHOUT_DETAILS
-        if _is_recorded(session, origin):
+        if is_recorded(session, origin):
             return
     append(session, Origin, origin)
     _count(session, version, size_of(origin))
 
 
-def _is_recorded(session: Session, origin: Mapping[str, Any]) -> bool:
+def is_recorded(session: Session, origin: Mapping[str, Any]) -> bool:
     """Whether a version has a row with just these values."""
     columns = Origin.__table__.columns
     same: list[ColumnElement[bool]] = []

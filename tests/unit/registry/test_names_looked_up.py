@@ -18,7 +18,7 @@ ALLOWED = {
     "datasets/finding.py:_called": "gives each meaning, and its caller refuses several",
     "datasets/finding.py:names_of": "shows the names of datasets that were found",
     "datasets/finding.py:first_names": "shows the names of datasets that were found",
-    "datasets/service.py:_unnamed": "takes a name away in each namespace that its caller was allowed",
+    "datasets/service.py:_unname": "takes a name away in each namespace that its caller was allowed",
     "lineage/walk.py:add_bases": "shows the names of bases that were found",
     "search/compile.py:_comparison": "a condition, which all that it fits are found by",
     "search/compile.py:_trained_on": "a condition, which all that it fits are found by",

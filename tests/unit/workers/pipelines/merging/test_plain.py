@@ -142,7 +142,8 @@ def test_settings_are_taken_for_none_only_where_peft_does_so(llama: Made, copied
     written = json.loads((made.adapter / "adapter_config.json").read_text())
     taken = 0
     for name in sorted({each.name for each in fields(LoraConfig)} | {"a_setting_of_a_later_release"}):
-        for value in (None, False, 0, "", [], {}):
+        values: tuple[Any, ...] = (None, False, 0, "", [], {})
+        for value in values:
             (made.adapter / "adapter_config.json").write_text(json.dumps(written | {name: value}))
             if (ours := plain(made.base, made.adapter)) is not None:
                 assert ours.digest == prepare_alone(made).digest, (name, value)

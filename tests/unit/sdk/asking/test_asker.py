@@ -29,6 +29,7 @@ from sdk.config import Config
 from sdk.errors import InvalidInput, NotFound, Unavailable
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
+from sdk.worker_program import PARENT_VARIABLE
 
 BASE = EngineBase("tiny", "0" * 64, "/base", 1, None, None)
 BARE = AskTarget("base:tiny", BASE)
@@ -271,5 +272,30 @@ def test_a_begun_program_ends_if_nothing_is_asked_of_it(
         programs.resident(programs.serve(lambda _route, _body: (200, b"{}")))
         asker.ready(target)
         assert begun[-1].child.returncode is not None
+    with closing(_asker(cache, keeps=keeps)) as asker:
+        # Something runs, and may be what a ref that nobody has asked about needs.
+        asker.target("sql@v2")
     assert len(begun) == 4
     assert not [program.folder for program in begun if program.folder.exists()]
+
+
+def test_a_begun_program_ends_if_another_command_is_quicker(
+    begun: list[BegunProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Resident(BASE.key, os.getpid(), "", "/nowhere", BASE, 300.0, 0.0)
+    monkeypatch.setattr(asking, "start_resident", lambda *_args, **_given: other)
+    with closing(_asker(Cache(tmp_path))) as asker:
+        asker.ready(asker.target("sql@v1"))
+        assert begun[0].child.returncode is not None
+        assert not begun[0].folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_begun_program_ends_with_its_command_by_the_system_only_if_it_is_not_to_stay(
+    keeps: bool, begun: list[BegunProgram], tmp_path: Path
+) -> None:
+    with closing(_asker(Cache(tmp_path), keeps=keeps)) as asker:
+        asker.target("sql@v1")
+        given = Path(f"/proc/{begun[0].child.pid}/environ").read_bytes()
+        assert (f"{PARENT_VARIABLE}={os.getpid()}".encode() in given.split(b"\0")) is not keeps

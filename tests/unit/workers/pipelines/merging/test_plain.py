@@ -217,6 +217,18 @@ def test_tensors_too_many_or_too_few_are_left_to_peft(which: str, llama: Made, c
         assert plain(made.base, made.adapter) is None
 
 
+def test_bases_with_other_numbers_than_floats_are_left_to_transformers(
+    llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    for name, dtype in (("model.norm.weight", torch.int8), ("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn)):
+        made = copied(llama)
+        _altered(
+            made.base / "model.safetensors",
+            lambda tensors, name=name, dtype=dtype: tensors.update({name: tensors[name].to(dtype)}),  # type: ignore[misc]
+        )
+        assert plain(made.base, made.adapter) is None
+
+
 def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transformers(
     llama: Made, copied: Callable[[Made], Made]
 ) -> None:
@@ -228,9 +240,10 @@ def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transfo
         made = copied(llama)
         (made.adapter / name).write_text(text)
         assert plain(made.base, made.adapter) is None
-    made = copied(llama)
-    (made.base / "tokenizer.json").write_text("{}")
-    assert plain(made.base, made.adapter) is None
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        made = copied(llama)
+        (made.base / name).write_text("{}" if name == "tokenizer.json" else '{"eos_token": null}')
+        assert plain(made.base, made.adapter) is None
 
 
 @pytest.mark.parametrize(

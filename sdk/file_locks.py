@@ -15,15 +15,18 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False, timeout_s: float | None = None, mode: int = 0o600) -> Iterator[int]:
-    """Hold the lock of a file for the block; yield its descriptor. No link is followed.
+def locked(
+    path: Path, *, shared: bool = False, timeout_s: float | None = None, mode: int = 0o600, is_made: bool = True
+) -> Iterator[int]:
+    """Hold the lock of a file for the block; yield its descriptor. No link is followed. Unless it `is_made`, what is missing is
+    an error.
 
     Once it is held, the file still has that name: a previous holder may have removed or renamed it, and then the lock
     is that of a new file. Raises BlockingIOError if it isn't free within `timeout_s`; OSError.
     """
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | (os.O_CREAT if is_made else 0)
     while True:
         descriptor = os.open(path, flags | os.O_NOFOLLOW, mode)
         try:
@@ -39,11 +42,11 @@ def locked(path: Path, *, shared: bool = False, timeout_s: float | None = None, 
 
 
 @contextmanager
-def locked_if_free(path: Path) -> Iterator[bool]:
+def locked_if_free(path: Path, *, is_made: bool = True) -> Iterator[bool]:
     """Hold the lock of a file for the block, or yield False if another process holds it. Raises OSError."""
     with ExitStack() as held:
         try:
-            held.enter_context(locked(path, timeout_s=0.0))
+            held.enter_context(locked(path, timeout_s=0.0, is_made=is_made))
         except BlockingIOError:
             yield False
             return

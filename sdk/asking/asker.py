@@ -313,25 +313,36 @@ class Asker:
             self._forget_begun()
             return found.socket
         begun, self._begun = self._begun, None
-        if self.idle_s:
-            how: dict[str, Any] = {"leaving": leaving, "begun": begun, "on_start": lambda: self._on_start(base)}
-            try:
-                started = start_resident(self._cache, base, idle_s=self.idle_s, **how)
-            except BaseException:
-                if begun is not None:
-                    begun.end()
-                raise
-            if begun is not None and started.pid != begun.child.pid:
-                # Another process was quicker.
-                begun.end()
-            return started.socket
-        self._on_start(base)
-        program = EngineProgram(base, self._folder() if begun is None else begun.folder, idle_s=None, begun=begun)
         try:
-            program.ready()
+            if not self.idle_s:
+                return self._own_program(base, begun)
+            started = start_resident(
+                self._cache,
+                base,
+                idle_s=self.idle_s,
+                leaving=leaving,
+                begun=begun,
+                on_start=lambda: self._on_start(base),
+            )
         except BaseException:
-            program.end()
+            if begun is not None:
+                begun.end()
             raise
+        if begun is not None and started.pid != begun.child.pid:
+            # Another process was quicker.
+            begun.end()
+        return started.socket
+
+    def _own_program(self, base: EngineBase, begun: BegunProgram | None) -> str:
+        """Return the socket of a new program that ends with this."""
+        self._on_start(base)
+        with disk_explained("starting an engine program"):
+            program = EngineProgram(base, self._folder() if begun is None else begun.folder, idle_s=None, begun=begun)
+            try:
+                program.ready()
+            except BaseException:
+                program.end()
+                raise
         self._own[base.key] = program
         return program.socket
 

@@ -13,6 +13,7 @@ There is one for each base, as it is held, in a cache. It ends by itself; whoeve
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -147,9 +148,16 @@ def begin_resident(cache: Cache) -> BegunProgram | None:
     """
     cache.keep_private()
     cache.engines.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _sweep_begun(cache)
     if any(cache.engines.glob(f"{_BEGUN}*")):
         return None
-    return BegunProgram(Path(tempfile.mkdtemp(prefix=f"{_BEGUN}{os.getpid()}-", dir=cache.engines)), stays=True)
+    prefix = f"{_BEGUN}{os.getpid()}-{_mark_of(os.getpid())}-"
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=cache.engines))
+    try:
+        return BegunProgram(folder, stays=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def end_residents(cache: Cache) -> list[Resident]:
@@ -172,11 +180,21 @@ def sweep(cache: Cache) -> None:
             # Somebody who holds it starts one there.
             if free and ((found := _read(folder)) is None or not found.is_alive):
                 _clean(cache, folder)
+    _sweep_begun(cache)
+
+
+def _sweep_begun(cache: Cache) -> None:
     for folder in cache.engines.glob(f"{_BEGUN}*"):
-        pid = folder.name.removeprefix(_BEGUN).partition("-")[0]
+        pid, _, rest = folder.name.removeprefix(_BEGUN).partition("-")
         # The program has ended with the process that began it.
-        if not pid.isdecimal() or process_started_at(int(pid)) is None:
+        if not pid.isdecimal() or rest.partition("-")[0] != _mark_of(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mark_of(pid: int) -> str | None:
+    """Return what tells a process from a later one with its number; None if it has ended."""
+    started_at = process_started_at(pid)
+    return None if started_at is None else hashlib.sha256(started_at.encode()).hexdigest()[:8]
 
 
 def _clean(cache: Cache, folder: Path) -> None:

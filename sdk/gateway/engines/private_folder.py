@@ -33,7 +33,7 @@ class PrivateFolder:
         if not self._path.is_dir():
             self._held.close()
             self._path.mkdir(mode=0o700)
-            self._held.enter_context(locked(self._path, timeout_s=0.0))
+            self._held.enter_context(locked(self._path, timeout_s=0.0, is_made=False))
         return self._path
 
     def close(self) -> None:
@@ -44,9 +44,9 @@ class PrivateFolder:
     def _made(self) -> Path:
         while True:
             path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
-            # Another process may have removed it before it was locked.
+            # Another process may have removed it before it was locked: a file isn't made in its place.
             with suppress(FileNotFoundError, BlockingIOError):
-                self._held.enter_context(locked(path, timeout_s=0.0))
+                self._held.enter_context(locked(path, timeout_s=0.0, is_made=False))
                 return path
 
 
@@ -56,6 +56,6 @@ def _remove_left(parent: Path) -> None:
         with suppress(OSError):
             found = path.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-                with locked_if_free(path) as is_left:
+                with locked_if_free(path, is_made=False) as is_left:
                     if is_left:
                         shutil.rmtree(path, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from sdk.formats.adapter_files import CONFIG_FILE as ADAPTER_CONFIG
 from sdk.formats.adapter_files import TEMPLATE_FILE, VOCABULARY_FILES, WEIGHTS_FILE
 from sdk.formats.base_files import CONFIG_FILE, BadBaseError
+from sdk.formats.peft_config import MAX_CONFIG_BYTES, hazard
 from sdk.formats.safetensors import SafetensorsError
 from workers.pipelines.data.tokenizer import configured_stops, read_object
 from workers.pipelines.merging.changes import Changes, Factor, LowRank
@@ -38,27 +39,26 @@ _ARCHITECTURES = {
 _OTHER_MODELS = ("auto_map", "quantization_config", "compression_config", "text_config", "pruned_heads")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-#: What may be anything in an adapter's config without a change of the sum.
-_ANYTHING = frozenset(
-    {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "lora_dropout",
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-    }
-)
+#: What may be anything that PEFT takes in an adapter's config without a change of the sum.
+_ANYTHING = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "qalora_group_size", "revision"})
 #: What is read here.
-_READ = frozenset({"lora_alpha", "r", "target_modules", "use_rslora"})
-#: What must be one of these, if it is there; every other key must say nothing.
+_READ = frozenset({"lora_alpha", "lora_dropout", "r", "target_modules", "use_rslora"})
+#: What must be one of these, if it is there; every other key must be null. Nothing else is as good as null to PEFT: with {} it uses
+#: a variant by that variant's defaults, and 0 is a layer.
 _ONLY: Mapping[str, tuple[Any, ...]] = {
+    "alpha_pattern": ({},),
     "bias": ("none",),
+    "ensure_weight_tying": (False,),
+    "fan_in_fan_out": (False,),
     "init_lora_weights": (True, "gaussian"),
+    "loftq_config": ({}, None),
+    "lora_bias": (False,),
     "megatron_core": ("megatron.core", None),
     "peft_type": ("LORA",),
+    "rank_pattern": ({},),
     "task_type": ("CAUSAL_LM",),
+    "use_dora": (False,),
+    "use_qalora": (False,),
 }
 _PREFIX = "base_model.model."
 
@@ -69,7 +69,7 @@ def plain(base: Path, adapter: Path) -> Prepared | None:
     Raises PipelineError for files that no merge reads.
     """
     require_self_contained(base)
-    config, said = read_object(base / CONFIG_FILE), read_object(adapter / ADAPTER_CONFIG)
+    config, said = read_object(base / CONFIG_FILE), _adapter_config(adapter)
     if not config or not said or not _tokenizer_stays(base, adapter):
         return None
     shapes, dtype = _shapes(config), _dtype(config)
@@ -97,6 +97,18 @@ def plain(base: Path, adapter: Path) -> Prepared | None:
         return None
     merged = merged_config(base, dtype=None, untied=False, vocabulary=None, labelled=None)
     return prepared(base, adapter, stored, changes, written, target, config=merged, dtype=dtype)
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any] | None:
+    """Return an adapter's config; None for one that PEFT must not be given."""
+    try:
+        with (adapter / ADAPTER_CONFIG).open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+        # As PEFT does; bytes alone would be read in other encodings too.
+        said: dict[str, Any] = json.loads(raw.decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return None if hazard(raw) else said
 
 
 def _onto_itself(dtype: DtypeName) -> ResolvedMerge:
@@ -205,11 +217,10 @@ def _scale(said: Mapping[str, Any]) -> float | None:
         if key in _ANYTHING or key in _READ:
             continue
         # 1 == True, and is no setting of PEFT.
-        if key in _ONLY:
-            if not any(type(value) is type(one) and value == one for one in _ONLY[key]):
-                return None
-        elif value not in (None, False, [], {}):
+        if not any(type(value) is type(one) and value == one for one in _ONLY.get(key, (None,))):
             return None
+    if not isinstance(said.get("lora_dropout", 0.0), int | float):
+        return None
     rank, alpha, by_root = _count(said.get("r")), said.get("lora_alpha"), said.get("use_rslora", False)
     if said.get("peft_type") != "LORA" or said.get("task_type") != "CAUSAL_LM" or not isinstance(by_root, bool):
         return None

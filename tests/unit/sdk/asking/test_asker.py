@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,18 @@ from typing import Any
 import pytest
 
 from sdk.asking import asker as asking
+from sdk.asking import programs as programs_of_engines
+from sdk.asking import residents as resident_programs
 from sdk.asking.asker import AnswerPiece, Asker
-from sdk.asking.programs import EngineBase
+from sdk.asking.programs import BegunProgram, EngineBase
 from sdk.asking.prompts import Prompt, Sampling
-from sdk.asking.residents import Resident
+from sdk.asking.residents import Resident, end_residents
 from sdk.asking.target import AskTarget
 from sdk.config import Config
 from sdk.errors import InvalidInput, NotFound, Unavailable
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
+from sdk.worker_program import PARENT_VARIABLE
 
 BASE = EngineBase("tiny", "0" * 64, "/base", 1, None, None)
 BARE = AskTarget("base:tiny", BASE)
@@ -194,3 +199,103 @@ def test_messages_without_a_template_are_refused_in_words_of_the_command(program
     programs.resident(programs.serve(lambda _route, _body: (400, refused)))
     with pytest.raises(InvalidInput, match=r"has a chat template.*leave out --chat$"):
         _answered(programs)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[BegunProgram]:
+    """Have askers begin programs that are ready as soon as they are told what they are to hold; return these."""
+    text = "import sys, time; sys.stdin.readline() or sys.exit(); print('{\"ready\": {}}', flush=True); time.sleep(600)"
+    monkeypatch.setattr(programs_of_engines, "program_command", lambda _module: [sys.executable, "-c", text])
+    monkeypatch.setattr(programs_of_engines, "missing_libraries", lambda _names: [])
+    monkeypatch.setattr("sdk.asking.finding.find_target", lambda target, *_args, **_options: target)
+    made: list[BegunProgram] = []
+
+    class Noted(BegunProgram):
+        def __init__(self, folder: Path, *, stays: bool) -> None:
+            super().__init__(folder, stays=stays)
+            made.append(self)
+
+    for module in (asking, resident_programs, programs_of_engines):
+        monkeypatch.setattr(module, "BegunProgram", Noted)
+    return made
+
+
+def _asker(cache: Cache, reach: Callable[[], Any] = lambda: BARE, **given: Any) -> Asker:
+    return Asker(reach, config=Config("local:/nowhere"), cache=cache, **given)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_program_begins_while_the_registry_is_asked_and_is_the_one_that_answers(
+    keeps: bool, begun: list[BegunProgram], tmp_path: Path
+) -> None:
+    running: list[bool] = []
+
+    def reach() -> AskTarget:
+        running.extend(program.child.poll() is None for program in begun)
+        return BARE
+
+    cache = Cache(tmp_path)
+    with closing(_asker(cache, reach, keeps=keeps)) as asker:
+        for _ in range(2):
+            target = asker.target("sql@v1")
+        asker.ready(target)
+        assert running == [True, True]
+    (program,) = begun
+    assert [one.pid for one in end_residents(cache)] == ([program.child.pid] if keeps else [])
+    assert program.child.wait(10) == -signal.SIGTERM
+    assert not list(cache.engines.glob("*/printed"))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_begun_program_ends_if_nothing_is_asked_of_it(
+    keeps: bool, begun: list[BegunProgram], programs: Programs
+) -> None:
+    def refuse(*_: object) -> Any:
+        raise NotFound("it isn't there; see: adapterctl list")
+
+    cache = programs.cache
+    with closing(_asker(cache, refuse, keeps=keeps)) as asker:
+        with pytest.raises(NotFound):
+            asker.target("sql@v1")
+        assert begun[-1].child.returncode is not None
+    with closing(_asker(cache, keeps=keeps, on_start=refuse)) as asker:
+        target = asker.target("sql@v1")
+        with pytest.raises(NotFound):
+            asker.ready(target)
+        assert begun[-1].child.returncode is not None
+    with closing(_asker(cache, keeps=keeps)) as asker:
+        asker.target("sql@v1")
+    assert begun[-1].child.returncode is not None
+    with closing(_asker(cache, keeps=keeps)) as asker:
+        target = asker.target("sql@v1")
+        # Another command has started one meanwhile.
+        programs.resident(programs.serve(lambda _route, _body: (200, b"{}")))
+        asker.ready(target)
+        assert begun[-1].child.returncode is not None
+    with closing(_asker(cache, keeps=keeps)) as asker:
+        # Something runs, and may be what a ref that nobody has asked about needs.
+        asker.target("sql@v2")
+    assert len(begun) == 4
+    assert not [program.folder for program in begun if program.folder.exists()]
+
+
+def test_a_begun_program_ends_if_another_command_is_quicker(
+    begun: list[BegunProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Resident(BASE.key, os.getpid(), "", "/nowhere", BASE, 300.0, 0.0)
+    monkeypatch.setattr(asking, "start_resident", lambda *_args, **_given: other)
+    with closing(_asker(Cache(tmp_path))) as asker:
+        asker.ready(asker.target("sql@v1"))
+        assert begun[0].child.returncode is not None
+        assert not begun[0].folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_begun_program_ends_with_its_command_by_the_system_only_if_it_is_not_to_stay(
+    keeps: bool, begun: list[BegunProgram], tmp_path: Path
+) -> None:
+    with closing(_asker(Cache(tmp_path), keeps=keeps)) as asker:
+        asker.target("sql@v1")
+        given = Path(f"/proc/{begun[0].child.pid}/environ").read_bytes()
+        assert (f"{PARENT_VARIABLE}={os.getpid()}".encode() in given.split(b"\0")) is not keeps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -95,6 +96,25 @@ def test_what_a_killed_command_has_begun_is_swept(cache: Cache, engine: None) ->
     begun.end()
     assert not begun.folder.exists()
     assert begun.child.returncode is not None
+
+
+def test_what_a_killed_command_has_begun_keeps_no_other_from_beginning(cache: Cache, engine: None) -> None:
+    # The second has the number of a process that runs, which is a later one.
+    for left in (f"begun-{2**22 - 1}-0a1b2c3d-x", f"begun-{os.getpid()}-0a1b2c3d-x"):
+        (cache.engines / left).mkdir(parents=True)
+    begun = begin_resident(cache)
+    assert begun is not None
+    assert [path for path in cache.engines.iterdir() if path.is_dir()] == [begun.folder]
+    begun.end()
+
+
+def test_a_program_that_cannot_be_begun_leaves_no_folder(
+    cache: Cache, engine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdk.asking.programs.program_command", lambda _module: ["/nowhere/python"])
+    with pytest.raises(FileNotFoundError):
+        begin_resident(cache)
+    assert not list(cache.engines.glob("begun-*"))
 
 
 def test_a_program_is_found_once_it_is_ready(cache: Cache, process: subprocess.Popen[bytes]) -> None:

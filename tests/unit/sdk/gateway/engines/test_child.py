@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from sdk.file_locks import locked_if_free
+from sdk.gateway.engines import private_folder
 from sdk.gateway.engines.child import EngineProcess
 from sdk.gateway.engines.private_folder import PrivateFolder
 
@@ -85,3 +89,28 @@ def test_a_killed_process_s_private_folder_is_removed_by_the_next_and_a_living_o
         for other in others:
             other.kill()
             other.communicate()
+
+
+def test_private_folders_that_others_remove_in_the_same_moment_leave_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path, **how: bool) -> Any:
+        path.rmdir()
+        return locked_if_free(path, **how)
+
+    made: list[str] = []
+
+    def taken(**how: Any) -> str:
+        made.append(mkdtemp(**how))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    mkdtemp = tempfile.mkdtemp
+    (tmp_path / "adapterctl-engine-left").mkdir()
+    monkeypatch.setattr(private_folder, "locked_if_free", gone)
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    own = PrivateFolder(str(tmp_path))
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []
+    assert [*tmp_path.iterdir()] == [own.path] == [Path(made[1])]
+    own.close()

@@ -13,21 +13,55 @@ from typing import Any
 
 import pytest
 
+from sdk.formats.safetensors_header import TensorEntry, written_header
 from sdk.gateway.engines.vllm import VllmEngine
 
+#: The only token that it writes.
+TOKEN = 7
 FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
 
-class _Loads(BaseHTTPRequestHandler):
-    """Says what vLLM's routes for adapters say, and notes the files that it was given."""
+class _Server(ThreadingHTTPServer):
+    """A vLLM that gives every token the same log-probability, another one under each adapter."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        #: The files that it was given.
+        self.seen: list[set[str]] = []
+        #: What it has loaded, and from where.
+        self.loaded: dict[str, str] = {}
+        self.of_base = -1.0
+        self.of_versions = -2.0
+        #: The models that were asked to write.
+        self.asked: list[str] = []
+
+    def start_again(self, of_base: float) -> None:
+        self.loaded.clear()
+        self.of_base = of_base
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: _Server
 
     def do_GET(self) -> None:
-        self._answer({"data": [{"id": "base", "root": "base", "parent": None}]})
+        adapters = [{"id": name, "root": root, "parent": "base"} for name, root in self.server.loaded.items()]
+        self._answer({"data": [{"id": "base", "root": "base", "parent": None}, *adapters]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/completions":
+            self.server.asked.append(body["model"])
+            value = self.server.of_versions if "@v" in body["model"] else self.server.of_base
+            tokens = [f"token_id:{TOKEN}"] * body["max_tokens"]
+            likely = [{token: value} for token in tokens]
+            logprobs = {"tokens": tokens, "token_logprobs": [value] * len(tokens), "top_logprobs": likely}
+            self._answer({"choices": [{"logprobs": logprobs}]})
+            return
         if "lora_path" in body:
-            self.server.seen.append({path.name for path in Path(body["lora_path"]).iterdir()})  # type: ignore[attr-defined]
+            self.server.seen.append({path.name for path in Path(body["lora_path"]).iterdir()})
+            self.server.loaded[body["lora_name"]] = body["lora_path"]
+        else:
+            self.server.loaded.pop(body["lora_name"], None)
         self._answer({})
 
     def _answer(self, body: dict[str, Any]) -> None:
@@ -42,24 +76,61 @@ class _Loads(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Loads)
-    server.seen = []  # type: ignore[attr-defined]
+def server() -> Iterator[_Server]:
+    server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def test_a_version_that_is_loaded_again_while_its_old_folder_is_removed_has_all_of_its_files(
-    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, shared = tmp_path / ("a" * 64), tmp_path / "shared"
+def written(parent: Path, *modules: str) -> Path:
+    """Write an adapter; without modules nothing can stand for the base next to it."""
+    folder = parent / ("a" * 64)
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
-    # No pair of matrices: nothing stands for the base beside it.
-    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    names = [f"base_model.model.{module}.lora_{half}.weight" for module in modules for half in "AB"] or ["x"]
+    entries = [TensorEntry(name, "F32", (4, 4), 64) for name in names]
+    (folder / "adapter_model.safetensors").write_bytes(written_header(entries) + bytes(64 * len(entries)))
+    return folder
+
+
+@pytest.mark.parametrize("modules", [(), ("q_proj",)])
+def test_scores_of_before_are_not_those_of_an_engine_that_was_started_again_or_a_version_that_was_loaded_again(
+    modules: tuple[str, ...], server: _Server, tmp_path: Path
+) -> None:
+    folder, shared = written(tmp_path, *modules), tmp_path / "shared"
+
+    async def body() -> None:
+        engine = VllmEngine(f"http://127.0.0.1:{server.server_port}", shared=shared)
+        shared.joinpath("adapterctl-serving").mkdir(parents=True)
+        for number in (1, 2, 3):
+            server.start_again(-number)
+            server.of_versions = -10.0 * number
+            assert await engine.score(None, [1], [TOKEN] * 2) == [-number] * 2
+            await engine.load("sql@v1", folder)
+            server.asked.clear()
+            for _ in range(2):
+                assert await engine.score(None, [1], [TOKEN] * 2) == [-number] * 2
+                assert await engine.score("sql@v1", [1], [TOKEN] * 2) == [-10.0 * number] * 2
+            # Through what stands for the base it is asked once.
+            others = [name for name in server.asked if name != "sql@v1"]
+            assert len(others) == (1 if modules else 2)
+            assert server.asked.count("sql@v1") == 1
+            # The next one has another file under the same name.
+            server.of_versions -= 1
+            await engine.release("sql@v1")
+            await engine.load("sql@v1", folder)
+            assert await engine.score("sql@v1", [1], [TOKEN] * 2) == [server.of_versions] * 2
+        await engine.close()
+
+    asyncio.run(body())
+
+
+def test_a_version_that_is_loaded_again_while_its_old_folder_is_removed_has_all_of_its_files(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, shared = written(tmp_path), tmp_path / "shared"
     begun, may_end, remove = threading.Event(), threading.Event(), shutil.rmtree
 
     def slowly(path: Path, **options: Any) -> None:
@@ -82,7 +153,7 @@ def test_a_version_that_is_loaded_again_while_its_old_folder_is_removed_has_all_
         await looking
         (given,) = [path for path in shared.joinpath("adapterctl-serving").iterdir() if path.is_dir()]
         assert {path.name for path in given.iterdir()} == FILES
-        assert server.seen == [FILES, FILES]  # type: ignore[attr-defined]
+        assert server.seen == [FILES, FILES]
         await engine.close()
 
     asyncio.run(body())

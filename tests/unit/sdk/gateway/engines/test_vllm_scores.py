@@ -26,6 +26,7 @@ class CountedEngine:
 
     def __init__(self) -> None:
         self.requests = self.most_open = self._open = 0
+        self.fails = False
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         self.requests += 1
@@ -33,6 +34,8 @@ class CountedEngine:
         self.most_open = max(self.most_open, self._open)
         await asyncio.sleep(0.001)
         self._open -= 1
+        if self.fails:
+            return httpx.Response(500)
         body = json.loads(request.content)
         context, logprobs = list(body["prompt"]), dict[str, list[Any]](tokens=[], top_logprobs=[], token_logprobs=[])
         ends, bias = body.get("stop_token_ids", []), body.get("logit_bias", {})
@@ -89,6 +92,33 @@ def test_what_it_writes_is_asked_once_for_all_texts_after_a_prompt() -> None:
     continuations = [21, 47, 29, 3], [21, 48, 36, 2]
     assert engine.score([1, 3], *continuations) == [expected([1, 3], each) for each in continuations]
     assert engine.requests == 2
+
+
+def test_what_it_writes_outlives_one_that_waits_and_is_asked_again_after_a_failure_or_many_others() -> None:
+    engine = CountedEngine()
+
+    async def body() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(engine.answer), base_url="http://engine") as client:
+            scores, upstream = VllmScores(), Upstream(client, {"model": "sql@v1"})
+            leaves, stays = (asyncio.create_task(scores.score(upstream, [1, 3], [21, 47])) for _ in range(2))
+            while not engine.requests:
+                await asyncio.sleep(0)
+            leaves.cancel()
+            assert await stays == expected([1, 3], [21, 47])
+            assert engine.requests == 1
+            engine.fails = True
+            with pytest.raises(httpx.HTTPStatusError):
+                await scores.score(upstream, [2], [14])
+            engine.fails = False
+            assert await scores.score(upstream, [2], [14]) == expected([2], [14])
+            assert engine.requests == 3
+            # Memory stays bounded: the oldest text is forgotten.
+            for last in range(64):
+                await scores.score(upstream, [9, last], [7 * last % VOCABULARY])
+            await scores.score(upstream, [1, 3], [21, 47])
+            assert engine.requests == 3 + 64 + 1
+
+    asyncio.run(body())
 
 
 def test_what_it_would_not_have_written_is_asked_for_at_once() -> None:

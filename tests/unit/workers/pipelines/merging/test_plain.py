@@ -9,14 +9,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from support.merges import FAMILIES, Made, make, merge, settings, variants
 from support.merges import save_adapter as save_peft_adapter
+from support.tiny import save_tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sdk.cli.commands.merge import _needs_libraries
 from sdk.schemas.evaluation import MergeSpec
@@ -25,6 +29,7 @@ from workers.child.process import PARENT_VARIABLE
 from workers.child.protocol import READY_VARIABLE
 from workers.pipelines.merging.plain import plain
 from workers.pipelines.merging.prepare import prepare
+from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.orders import MergeOrder
 
 _PLAIN = ("llama", "llama-tied", "llama-biased", "mistral", "qwen3")
@@ -41,9 +46,22 @@ def config_of(folder: Path, name: str, **changes: Any) -> None:
 def test_plan_is_the_one_that_peft_and_transformers_make(
     family: str, variant: str, dtype: str, shards: int, tmp_path: Path
 ) -> None:
-    made = make(family, variant, tmp_path, dtype=dtype, shards=shards)
+    require_the_same_plan(make(family, variant, tmp_path, dtype=dtype, shards=shards))
+
+
+def test_plan_of_a_qwen2_is_the_same_although_its_config_says_nothing_of_its_biases(tmp_path: Path) -> None:
+    (base := tmp_path / "base").mkdir()
+    save_tokenizer(base)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 300}
+    config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    Qwen2ForCausalLM(config).save_pretrained(base)
+    adapter = save_peft_adapter(base, tmp_path / "adapter", target_modules=["k_proj", "o_proj"], r=3, lora_alpha=4)
+    require_the_same_plan(Made(base, adapter))
+
+
+def require_the_same_plan(made: Made) -> None:
     ours = plain(made.base, made.adapter)
-    theirs = prepare(made.base, made.adapter, classes=None, onto="original", dtype=None, recipe=None)
+    theirs = prepare_alone(made)
     assert ours is not None
     for part in ("written", "target", "config", "dtype", "digest"):
         assert getattr(ours, part) == getattr(theirs, part)
@@ -97,6 +115,13 @@ def test_other_variants_are_left_to_peft(variant: str, llama: Made, tmp_path: Pa
         {"target_modules": ["q_proj", "o_proj", "embed_tokens"]},
         {"target_modules": ["q_proj", "o_proj", "self_attn"]},
         {"layers_to_transform": [0]},
+        {"layers_to_transform": 0},
+        {"monteclora_config": {}},
+        {"velora_config": {}},
+        {"use_bdlora": {}},
+        {"kasa_config": {}},
+        {"trainable_token_indices": []},
+        {"lora_dropout": "none"},
         {"exclude_modules": ["layers.0.self_attn.q_proj"]},
         {"task_type": "SEQ_CLS"},
         {"peft_type": "IA3"},
@@ -109,6 +134,43 @@ def test_settings_that_may_mean_another_sum_are_left_to_peft(
     made = copied(llama)
     assert plain(made.base, made.adapter) is not None
     config_of(made.adapter, "adapter_config.json", **change)
+    assert plain(made.base, made.adapter) is None
+
+
+def test_settings_are_taken_for_none_only_where_peft_does_so(llama: Made, copied: Callable[[Made], Made]) -> None:
+    made = copied(llama)
+    written = json.loads((made.adapter / "adapter_config.json").read_text())
+    taken = 0
+    for name in sorted({each.name for each in fields(LoraConfig)} | {"a_setting_of_a_later_release"}):
+        values: tuple[Any, ...] = (None, False, 0, "", [], {})
+        for value in values:
+            (made.adapter / "adapter_config.json").write_text(json.dumps(written | {name: value}))
+            if (ours := plain(made.base, made.adapter)) is not None:
+                assert ours.digest == prepare_alone(made).digest, (name, value)
+                taken += 1
+    assert taken > 20
+
+
+def prepare_alone(made: Made) -> Prepared:
+    return prepare(made.base, made.adapter, classes=None, onto="original", dtype=None, recipe=None)
+
+
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        lambda _text: b"[]",
+        lambda _text: b"[" * 100_000,
+        lambda text: text.encode("utf-16"),
+        lambda text: text.encode("utf-8-sig"),
+        # Longer than what PEFT is given.
+        lambda text: text.encode() + b" " * 2**18,
+    ],
+)
+def test_configs_that_peft_is_not_given_are_left_to_its_side(
+    rewritten: Callable[[str], bytes], llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    config = (made := copied(llama)).adapter / "adapter_config.json"
+    config.write_bytes(rewritten(config.read_text()))
     assert plain(made.base, made.adapter) is None
 
 
@@ -155,6 +217,18 @@ def test_tensors_too_many_or_too_few_are_left_to_peft(which: str, llama: Made, c
         assert plain(made.base, made.adapter) is None
 
 
+def test_bases_with_other_numbers_than_floats_are_left_to_transformers(
+    llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    for name, dtype in (("model.norm.weight", torch.int8), ("model.layers.0.mlp.up_proj.weight", torch.float8_e4m3fn)):
+        made = copied(llama)
+        _altered(
+            made.base / "model.safetensors",
+            lambda tensors, name=name, dtype=dtype: tensors.update({name: tensors[name].to(dtype)}),  # type: ignore[misc]
+        )
+        assert plain(made.base, made.adapter) is None
+
+
 def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transformers(
     llama: Made, copied: Callable[[Made], Made]
 ) -> None:
@@ -166,9 +240,10 @@ def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transfo
         made = copied(llama)
         (made.adapter / name).write_text(text)
         assert plain(made.base, made.adapter) is None
-    made = copied(llama)
-    (made.base / "tokenizer.json").write_text("{}")
-    assert plain(made.base, made.adapter) is None
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        made = copied(llama)
+        (made.base / name).write_text("{}" if name == "tokenizer.json" else '{"eos_token": null}')
+        assert plain(made.base, made.adapter) is None
 
 
 @pytest.mark.parametrize(

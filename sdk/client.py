@@ -395,6 +395,7 @@ class Client:
         timeout: float | str | None = None,
         device: Literal["any", "cuda"] | None = None,
         memory: int | None = None,
+        require_worker: bool = False,
         idempotency_key: str | None = None,
         **options: Unpack[SweepKeywords],
     ) -> Sweep:
@@ -421,6 +422,7 @@ class Client:
             timeout: how long one attempt at one training may run, in seconds or as "2h".
             device: as for `submit_training`.
             memory: as for `submit_training`.
+            require_worker: as for `submit_training`.
             idempotency_key: the same key again gives the same sweep.
             options: the fields of a `TrainingSpec`: one with several values, `rank=[1, 2, 4]` or `"1,2,4"`, or a range,
                 `lr="1e-4..1e-3:log[5]"`, varies, and others are the same for all; and those of the sweep itself.
@@ -433,6 +435,7 @@ class Client:
             InvalidName: for a name that can't be an adapter's.
             NotFound: for files, bases and versions that are not there.
             QuotaExceeded: if the namespace has used up its quota.
+            Unavailable: if a worker is required and none can run it, or the registry lacks a library.
 
         Example::
 
@@ -446,7 +449,7 @@ class Client:
         from sdk.submitting.sweep_options import check_swept, divided
 
         asked = divided(options, max_time=max_time)
-        how = job_options(priority, timeout, device, memory, idempotency_key)
+        how = job_options(priority, timeout, device, memory, idempotency_key)._replace(require_worker=require_worker)
         check_swept(adapter)
         asked.require_held_out(eval_data=eval_data)
         if parent is None:
@@ -473,6 +476,7 @@ class Client:
         base_namespace: str | None = None,
         published: bool = False,
         priority: int = 0,
+        require_worker: bool = False,
         idempotency_key: str | None = None,
         only: bool = False,
         again: bool = False,
@@ -486,6 +490,7 @@ class Client:
             base_namespace: whose base is meant, if the name means several: that namespace's own.
             published: the base that is published for all is meant.
             priority: higher goes first within the namespace; writers may give up to 10.
+            require_worker: refuse it if no worker that is there now can run it; else it waits for one.
             idempotency_key: the same key again gives the same job.
             only: leave out the bare bases and the versions in production, which otherwise are scored too, and come last.
             again: compute scores anew that are recorded for the same rows under the same conditions.
@@ -497,6 +502,7 @@ class Client:
         Raises:
             InvalidInput: for options and rows.
             NotFound: for versions, bases and datasets that are not there.
+            Unavailable: if a worker is required and none can run it.
 
         Example::
 
@@ -517,7 +523,7 @@ class Client:
             data=data,
             only=only,
             again=again,
-            job_options=JobOptions(priority, key=idempotency_key),
+            job_options=JobOptions(priority, key=idempotency_key, require_worker=require_worker),
         )
         return Job(view, self)
 

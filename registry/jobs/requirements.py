@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlalchemy import ColumnElement, or_
 from sqlalchemy.orm import Session
 
+from registry.errors import Unavailable
 from registry.jobs.available_workers import AvailableWorker, available_workers, lately_seen_workers
 from registry.jobs.models import Job
 from registry.jobs.needs import has_all, may_have_all, trackers_in, unknown_here, unknown_to_all, without_scorers
@@ -77,6 +78,13 @@ def _card_for(job: Job) -> str:
     optim = spec.get("optim") if isinstance(spec, dict) else None
     known = OPTIMIZERS.get(optim) if isinstance(optim, str) else None  # type: ignore[call-overload]
     return f"--optim {optim} needs" if known is not None and known.needs_card else "it needs"
+
+
+def no_worker(what: str, waits: str) -> Unavailable:
+    """Return what refuses a job, or a sweep, that was to be refused if no worker can run it now."""
+    return Unavailable(
+        f"no worker can run this {what} now: {waits}; or leave require_worker out, and it waits", param="require_worker"
+    )
 
 
 def why_no_worker(session: Session, job: Job, *, embedded: bool) -> str | None:

@@ -16,7 +16,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.stored_json import read_stored, table
 from registry.db.types import db_now
-from registry.errors import Conflict, Invalid, Unavailable
+from registry.errors import Conflict, Invalid
 from registry.jobs import events
 from registry.jobs.advice import advised_request
 from registry.jobs.attempts import TimeLimits, count_end, lapsed
@@ -33,7 +33,7 @@ from registry.jobs.needs import of_tracker, our_fields, require_installed, requi
 from registry.jobs.peaks import peak_of
 from registry.jobs.pins import Pinned, require_data
 from registry.jobs.present import forecast_of, present, present_attempts, present_in_queue
-from registry.jobs.requirements import why_no_worker
+from registry.jobs.requirements import no_worker, why_no_worker
 from registry.jobs.tracking import continued_runs, require_libraries, require_trackers, trackers_of
 from registry.jobs.workers import QUEUES
 from registry.principal import Principal
@@ -166,10 +166,7 @@ class Jobs:
             job = self.add(session, prepared, who, request_digest=asked, submit_key=key)
             waits = why_no_worker(session, session.get_one(Job, job.id), embedded=self._embedded)
             if waits is not None and prepared.submission.require_worker:
-                raise Unavailable(
-                    f"no worker can run this job now: {waits}; or leave out --require-worker, and it waits",
-                    param="require_worker",
-                )
+                raise no_worker("job", waits)
             return job.model_copy(update={"waits": waits}), True
 
     def add(self, session: Session, prepared: PreparedJob, who: Principal, **columns: Any) -> JobView:
@@ -179,9 +176,7 @@ class Jobs:
         has what it asks for, QuotaExceeded, which the commit may raise, too.
         """
         submission, rules, pinned, accepted = prepared
-        # A runner that gets nothing ends, so it gets the job, even if what it asks for is gone by then.
-        scorers = () if self._embedded else pinned.scorers
-        trackers = [] if self._embedded else [of_tracker(name) for name in trackers_of(pinned.request)]
+        scorers, trackers = self._programs(pinned)
         if rules.pin(session, submission.request, who, self._embedded) != pinned:
             raise ChangedError
         require_scorers(session, written(scorers), who, namespace=pinned.namespace, queue=rules.queue)
@@ -190,20 +185,40 @@ class Jobs:
         job = self._new(
             session,
             who,
-            namespace=pinned.namespace,
-            kind=rules.name,
             subject=pinned.subject,
             priority=submission.priority,
-            queue=rules.queue,
             known_fields=0 if trackers else -our_fields() if scorers else our_fields(),
-            needs=written([*used_fields(accepted.request), *scorers, *trackers]),
             runs=continued_runs(session, accepted.request, pinned.namespace),
             timeout_s=self._limits.of_submission(submission.timeout_s),
             base_fingerprint=None if pinned.base is None else pinned.base.fingerprint,
-            **accepted.columns,
+            **self._asked_of_workers(prepared),
             **columns,
         )
         return present(job).model_copy(update={"forecast": forecast_of(job)})
+
+    def _programs(self, pinned: Pinned[Any]) -> tuple[Sequence[str], list[str]]:
+        """Return the scorers and trackers that a job's worker must have. A runner that gets nothing ends, so it gets the job,
+        even if what it asks for is gone by then.
+        """
+        if self._embedded:
+            return (), []
+        return pinned.scorers, [of_tracker(name) for name in trackers_of(pinned.request)]
+
+    def _asked_of_workers(self, prepared: PreparedJob) -> dict[str, Any]:
+        """Return the columns of a job by which a worker may have it or not."""
+        scorers, trackers = self._programs(prepared.pinned)
+        return {
+            "kind": prepared.rules.name,
+            "namespace": prepared.pinned.namespace,
+            "queue": prepared.rules.queue,
+            "needs": written([*used_fields(prepared.accepted.request), *scorers, *trackers]),
+            **prepared.accepted.columns,
+        }
+
+    def why_no_worker(self, prepared: PreparedJob) -> str | None:
+        """Say why none of the workers that are there now could run a job that isn't added yet; None if one could."""
+        with self._db.read() as session:
+            return why_no_worker(session, Job(**self._asked_of_workers(prepared)), embedded=self._embedded)
 
     def _new(self, session: Session, who: Principal, **values: Any) -> Job:
         """Add a queued job. Raises QuotaExceeded, or the commit does."""

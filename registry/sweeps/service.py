@@ -16,6 +16,7 @@ from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
 from registry.db.types import db_epoch_s, db_now
 from registry.errors import Conflict
+from registry.jobs.requirements import no_worker
 from registry.jobs.service import Jobs
 from registry.principal import Principal
 from registry.sweeps.driving import Driver
@@ -57,6 +58,9 @@ class Sweeps:
         prepared = [self._jobs.prepare(one, who=who) for one in examined_first(submission)]
         if needs_scoring(submission.request):
             require_scorable(self._db, self._jobs, submission, prepared[0], who)
+        waits = next(filter(None, map(self._jobs.why_no_worker, prepared)), None)
+        if waits is not None and submission.require_worker:
+            raise no_worker("sweep", waits)
         exact = prepared[0].pinned.request.model_copy(update={"spec": submission.request.training.spec})
         request = submission.request.model_copy(update={"training": exact})
         stored = submission.model_copy(update={"request": request}).model_dump(mode="json")
@@ -91,7 +95,7 @@ class Sweeps:
             raise
         self._driver.advance(sweep.id)
         self._bring_somebody()
-        return self.get(sweep.id, who=who)
+        return self.get(sweep.id, who=who).model_copy(update={"waits": waits})
 
     def _bring_somebody(self) -> None:
         """Ask for a runner where nobody else would end a sweep that has no job."""

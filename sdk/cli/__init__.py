@@ -13,7 +13,11 @@ from typing import Any, NoReturn
 
 import click
 
+from sdk.cli.whole_words import WholeWords
 from sdk.imports import nothing_collected
+
+# Each command makes contexts of its own, so this is where all of them get it.
+click.Context.formatter_class = WholeWords
 
 #: Command to (module, help). The help is here so that listing the commands loads none of them.
 COMMANDS: dict[str, tuple[str, str]] = {

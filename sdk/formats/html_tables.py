@@ -18,6 +18,8 @@ from itertools import islice
 
 #: The most rows of a table, and the most characters of a cell.
 MOST_ROWS, MOST_CHARACTERS = 50, 160
+#: From how many characters on a text may be broken anywhere.
+_LONG = 40
 #: A line that can be seen on white and on black.
 _LINE = "border:0;border-bottom:1px solid rgba(128,128,128,.45)"
 _PLAIN = "background:transparent;color:inherit;padding:.25em .75em;vertical-align:top"
@@ -130,6 +132,9 @@ def _cells(row: Sequence[object]) -> Iterable[str]:
             if at == 0
             else "white-space:nowrap;"
             if isinstance(value, datetime)
+            # A text of others may be one long word, which would make the table wider than the page.
+            else "overflow-wrap:anywhere;min-width:6em;"
+            if isinstance(value, str) and len(value) > _LONG
             else ""
         )
         yield f'<{name}{scope} style="{side};{weight}{_LINE};{_PLAIN}">{escape(cell(value))}</{name}>'

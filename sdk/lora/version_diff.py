@@ -25,6 +25,7 @@ from sdk.schemas.diff import (
 from sdk.schemas.evaluation import MADE_OF_LOSS, EvaluationSpec, is_score
 from sdk.schemas.scores import EvaluationView, warning
 from sdk.schemas.training import OF_LOSS
+from sdk.schemas.wire import digest_of
 
 
 def compare_versions(
@@ -119,6 +120,7 @@ def _scores(
     a: VersionView, b: VersionView, evaluations_a: Sequence[EvaluationView], evaluations_b: Sequence[EvaluationView]
 ) -> ScoresDiff:
     last_a, last_b = _last(evaluations_a), _last(evaluations_b)
+    conditions = told_apart([*last_a.values(), *last_b.values()])
     return ScoresDiff(
         training=_training_scores(a, b),
         evaluations=[
@@ -126,6 +128,7 @@ def _scores(
                 dataset=one.dataset,
                 grader=one.grader,
                 precision=one.precision,
+                condition=conditions[key],
                 metrics=scored(
                     one.metrics, last_b[key].metrics, comparable=partial(_over_the_same_rows, one, last_b[key])
                 ),
@@ -133,9 +136,41 @@ def _scores(
             for key, one in last_a.items()
             if key in last_b
         ],
-        only_a=[_brief(one) for key, one in last_a.items() if key not in last_b],
-        only_b=[_brief(one) for key, one in last_b.items() if key not in last_a],
+        only_a=[_brief(one, conditions[key]) for key, one in last_a.items() if key not in last_b],
+        only_b=[_brief(one, conditions[key]) for key, one in last_b.items() if key not in last_a],
     )
+
+
+def told_apart(evaluations: Sequence[EvaluationView]) -> dict[str, str]:
+    """Say of each group of comparable evaluations, by its key, by which conditions it is told from the others on the same rows:
+    by as few as do, the first ones first; nothing of one that is alone there.
+    """
+    groups = {one.key: one for one in evaluations}
+    told = {}
+    for key, one in groups.items():
+        others = [other for other in groups.values() if other.dataset == one.dataset and other.key != key]
+        named: list[str] = []
+        for name in dict.fromkeys(name for other in others for name in one.unlike(other)):
+            rest = [other for other in others if _condition(other, name) == _condition(one, name)]
+            if len(rest) < len(others):
+                named.append(f"{name} {_short(_condition(one, name))}")
+                others = rest
+        told[key] = ", ".join(named)
+    return told
+
+
+def _condition(one: EvaluationView, name: str) -> Any:
+    return getattr(one, name) if name in ("grader", "precision") else one.conditions.get(name)
+
+
+def _short(value: Any) -> str:
+    """A condition in a few characters; what a dict has follows from other conditions, mostly."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return digest_of(value)[:6]
+    text = "none" if value in (None, "") else str(value)
+    return text[:12] if len(text) == 64 else text
 
 
 def _over_the_same_rows(one: EvaluationView, other: EvaluationView, name: str) -> bool:
@@ -222,7 +257,12 @@ def _conditions(version: VersionView) -> list[Any]:
     ]
 
 
-def _brief(one: EvaluationView) -> EvaluationBrief:
+def _brief(one: EvaluationView, condition: str) -> EvaluationBrief:
     return EvaluationBrief(
-        id=one.id, dataset=one.dataset, grader=one.grader, precision=one.precision, metrics=one.metrics
+        id=one.id,
+        dataset=one.dataset,
+        grader=one.grader,
+        precision=one.precision,
+        condition=condition,
+        metrics=one.metrics,
     )

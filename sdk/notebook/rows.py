@@ -94,7 +94,7 @@ def _evaluation(view: EvaluationView) -> dict[str, object]:
         "dataset": view.dataset[:_DIGEST],
         **first_metrics(view.metrics, most=4),
         "rows": view.metrics.get("rows"),
-        "contaminated": briefly(view.contamination),
+        "seen": briefly(view.contamination),
         "id": view.id,
         "created": view.created_at,
     }

@@ -45,6 +45,8 @@ class EvaluationBrief(Wire):
     dataset: str
     grader: str
     precision: str
+    #: As in `EvaluationDiff`; empty: there is no other.
+    condition: str = ""
     metrics: dict[str, float]
 
 
@@ -55,6 +57,9 @@ class EvaluationDiff(Wire):
     dataset: str
     grader: str
     precision: str
+    #: In what these scores differ from others of this diff on the same rows: "loss+rouge_l", "max_length 512"; empty: there are
+    #: no others.
+    condition: str = ""
     metrics: list[Score]
 
 
@@ -132,14 +137,16 @@ class Diff(Wire):
             parts += [table(name.capitalize(), sides, rows)] if rows else []
         scored = [("training", self.scores.training)]
         scored += [
-            (f"{one.dataset[:12]}, {one.grader}, {one.precision}", one.metrics) for one in self.scores.evaluations
+            (", ".join(filter(None, (one.dataset[:12], one.condition))), one.metrics) for one in self.scores.evaluations
         ]
         for name, scores in scored:
             rows = [[one.name, one.a, one.b, one.difference] for one in scores]
             parts += [table(f"Scores: {name}", [*sides, "difference"], rows)] if rows else []
         for side, only in ((self.a.ref, self.scores.only_a), (self.b.ref, self.scores.only_b)):
-            rows = [[one.id, one.dataset[:12], one.metrics] for one in only]
-            parts += [table(f"Scores that only {side} has", ["id", "dataset", "scores"], rows)] if rows else []
+            rows = [[one.id, one.dataset[:12], one.condition, one.metrics] for one in only]
+            parts += (
+                [table(f"Scores that only {side} has", ["id", "dataset", "condition", "scores"], rows)] if rows else []
+            )
         if (found := self.weights) is not None:
             whole: list[tuple[str, object]] = [
                 (f"norm of ΔW of {self.a.ref}", found.norm_a),

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime  # noqa: F401 - the example above uses it
+from datetime import UTC, datetime  # noqa: F401 - the example above uses it
 
 from sdk.schemas.aliases import AliasView
 from sdk.schemas.approvals import ApprovalView
@@ -46,7 +46,7 @@ def facts_of(decision: Decision) -> list[tuple[str, str]]:
         ("outcome", f"{decision.outcome.replace('_', ' ')}: {meaning}"),
         ("named then", named),
         ("reason", decision.reason),
-        ("by", f"{decision.decided_by}, {decision.decided_at:%Y-%m-%d %H:%M}"),
+        ("by", f"{decision.decided_by}, {decision.decided_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"),
         ("policies", ", ".join(f"{each.scope} version {each.version}" for each in decision.policies)),
     ]
     return [(name, value) for name, value in facts if value]
@@ -82,7 +82,11 @@ def notes_on(view: ApprovalView, reason: str) -> list[str]:
     other = reason.strip() not in ("", view.reason)
     before = ["it was given before, and its reason stays; to change it, withdraw it first"] if other else []
     void = [f"it does not count: {view.void}"] if view.void else []
-    until = [f"it counts until {view.expires_at:%Y-%m-%d %H:%M}"] if view.expires_at and not void else []
+    until = (
+        [f"it counts until {view.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"]
+        if view.expires_at and not void
+        else []
+    )
     return [*before, *void, *until]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from string import ascii_uppercase
 from typing import Annotated, Any, Literal
 
 from sdk.schemas.evaluation import MADE_OF_LOSS, is_of_tokens
@@ -290,6 +291,8 @@ class Comparison(Wire):
     lower_is_better: bool
     #: Digest of the dataset.
     dataset: str
+    #: What it is called, `NAME@v2`; None: it has no name that the caller may know.
+    dataset_name: Annotated[str | None, IF_SET] = None
     #: On how many rows all of them have a score.
     rows: int
     #: The column whose value rows of one group share, and how many groups there are; None: each row stands alone.
@@ -313,14 +316,23 @@ class Comparison(Wire):
     def _repr_html_(self) -> str:
         from sdk.formats.html_tables import page, sentence, table
 
-        scores = [[one.ref, one.score, briefly(one.contamination)] for one in self.scores]
+        # Letters, as a terminal has them: with whole refs the table of pairs is wider than a page.
+        letters = dict(zip(self.refs, ascii_uppercase, strict=False))
+        scores = [[letters.get(one.ref), one.ref, one.score, briefly(one.contamination)] for one in self.scores]
         pairs = [
-            [f"{one.a} → {one.b}", one.difference, _interval(one), one.p_adjusted, one.better or "", one.verdict]
+            [
+                f"{letters.get(one.b)} - {letters.get(one.a)}",
+                one.difference,
+                _interval(one),
+                one.p_adjusted,
+                letters.get(one.better or "", ""),
+                one.verdict,
+            ]
             for one in self.pairs
         ]
-        headings = ["a → b", "difference", "95 % interval", "p, corrected", "better", "verdict"]
+        headings = ["pair", "difference", "95 % interval", "p, corrected", "better", "verdict"]
         parts = [
-            table(self.heading, ["ref", self.metric, "contaminated"], scores),
+            table(self.heading, ["", "ref", self.metric, "seen"], scores),
             table("Pairs", headings, pairs) if pairs else "",
             *(sentence(note) for note in self.notes),
         ]
@@ -329,14 +341,14 @@ class Comparison(Wire):
                 [each.row, each.prompt, each.reference, *(of for at in range(len(self.refs)) for of in each.of(at))]
                 for each in self.examples
             ]
-            names = [name for ref in self.refs for name in (f"{self.metric} of {ref}", ref)]
+            names = [name for ref in self.refs for name in (f"{self.metric} of {letters[ref]}", letters[ref])]
             parts.append(table("Rows that changed most", ["row", "prompt", "expected", *names], rows))
         return page(*parts)
 
     @property
     def heading(self) -> str:
-        """What is compared on what: "loss on 3f1a5c0d9e2b: 48 rows in 12 groups by repo; less is better"."""
+        """What is compared on what: "loss on heldout@v2: 48 rows in 12 groups by repo; less is better"."""
         rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
         groups = "" if self.groups is None else f" in {self.groups} groups by {self.by}"
         groups = groups if self.distinct_rows is None else f", {self.distinct_rows} of them different"
-        return f"{self.metric} on {self.dataset[:12]}: {rows}{groups}; {'less' if self.lower_is_better else 'more'} is better"
+        return f"{self.metric} on {self.dataset_name or self.dataset[:12]}: {rows}{groups}; {'less' if self.lower_is_better else 'more'} is better"

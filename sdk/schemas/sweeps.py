@@ -173,6 +173,8 @@ class SweepSubmission(JobSettings):
     """A sweep as submitted; the settings of its jobs are those of its members."""
 
     request: SweepRequest
+    #: Refuse it if no worker that is there now can run its members.
+    require_worker: Annotated[bool, IF_ANY] = False
 
 
 class SweepState(StrEnum):
@@ -285,6 +287,8 @@ class SweepView(Wire):
     verdict: SweepVerdict | None = None
     #: Why it ended without one, or no further member begins.
     message: str | None = None
+    #: Of one that was just submitted: why no worker that is there now can run its members.
+    waits: Annotated[str | None, IF_SET] = None
 
 
 class RungReached(Wire):

@@ -294,6 +294,7 @@ class JobSubmitter:
             priority=job_options.priority,
             timeout_s=job_options.timeout_s,
             needs=job_options.needs,
+            require_worker=job_options.require_worker,
         )
         return sweeps.submit(self._transport, submission, key=job_options.key)
 

@@ -16,7 +16,7 @@ from registry.catalog.bases.names import BaseNamespace, IsPublished, Whose
 from registry.catalog.bases.service import Bases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
-from registry.datasets.finding import find_dataset
+from registry.datasets.finding import find_dataset, first_names
 from registry.datasets.signatures import NotSigned, Reading, SignedDatasets, TooLongForNow
 from registry.db.database import Database
 from registry.errors import Invalid, RegistryError
@@ -129,6 +129,11 @@ class Comparisons:
     _signed: SignedDatasets
     _reading: RowReading
 
+    def _name_of(self, digest: str, who: Principal) -> str | None:
+        """Return the first name of a dataset that the caller may know."""
+        with self._db.read() as session:
+            return first_names(session, [digest], who).get(digest)
+
     def compare(self, asked: ToFirstQuery, *, who: Principal) -> Comparison:
         """Compare two or more targets row by row, each with each other, or with the first alone; without a `metric`, by their
         loss.
@@ -176,6 +181,7 @@ class Comparisons:
             metric=metric,
             lower_is_better=better_is(metric) == "less",
             dataset=found[0].dataset,
+            dataset_name=self._name_of(found[0].dataset, who),
             rows=common["rows"],
             by=by,
             groups=told["groups"] if by else None,

@@ -15,6 +15,7 @@ from sdk.cli.support.options import confirm, yes_option
 from sdk.cli.support.output import (
     format_option,
     human_bytes,
+    is_piped,
     print_done,
     print_made,
     print_one,
@@ -189,5 +190,7 @@ def base_show(name: str, namespace: str | None, published: bool, style: str) -> 
     with open_client() as client:
         view = client.bases.get(name, base_namespace=_space(namespace, published))
     shown = view.model_dump(mode="json", exclude={"config", "size_bytes", "replaces"})
-    facts = [*shown.items(), ("size", human_bytes(view.size_bytes))]
+    # In a pipe fields, on a terminal the words of other records.
+    names = {} if is_piped() else {"weights_digest": "weights", "created_at": "created"}
+    facts = [*((names.get(name, name), value) for name, value in shown.items()), ("size", human_bytes(view.size_bytes))]
     print_one(style, view, view.fingerprint, lambda: print_facts(facts))

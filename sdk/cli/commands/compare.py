@@ -71,23 +71,24 @@ def compare_command(refs: tuple[str, ...], png: Path | None, style: str, **given
     with open_client() as client:
         # What can't be compared is refused before anything is written.
         found = client.compare(refs, **given)
-        heading = ShownDatasets(client, [found.dataset] if style == "table" else []).in_text(found.heading)
+        names = ShownDatasets(client, [found.dataset] if png or style in ("table", "markdown") else [])
+        named = found.model_copy(update={"dataset_name": names.of(found.dataset)})
         page = client.report(refs, rows=rows, **given).text if style == "html" else ""
     if png is not None:
-        write_png(found, png)
+        write_png(named, png)
     if style == "html":
         click.echo(page.encode(), nl=False)
     else:
-        print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(found, style, heading))
+        print_one(style, found, (pair.better or "-" for pair in found.pairs), lambda: _print(named, style))
 
 
-def _print(found: Comparison, style: str, heading: str) -> None:
+def _print(found: Comparison, style: str) -> None:
     from sdk.cli.support.comparison_pages import comparison_lines, markdown_page, print_comparison
 
     if style == "table" and is_piped():
-        print_comparison(found, heading)
+        print_comparison(found)
     elif style == "table":
-        for line in comparison_lines(found, heading):
+        for line in comparison_lines(found):
             click.echo(line)
     else:
         click.echo(writable(markdown_page(found)), nl=False)

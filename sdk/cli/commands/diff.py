@@ -21,11 +21,16 @@ from sdk.schemas.evaluation import is_score
 _SCORES = Listing(
     ListColumn("score"),
     ListColumn("of", importance=5),
+    ListColumn("condition", importance=4),
     measured("a"),
     measured("b"),
     measured("difference", importance=7),
     ListColumn("winner", importance=8),
     key="score",
+)
+#: The scores of one evaluation, under a line that says of which.
+_SCORES_ALIKE = Listing(
+    *(column for column in _SCORES.columns if column.header not in ("of", "condition")), key="score"
 )
 _DIFFERENCES = Listing(
     ListColumn("setting"), ListColumn("a", form=CellForm.PROSE), ListColumn("b", form=CellForm.PROSE), key="setting"
@@ -84,11 +89,23 @@ def _print(found: Diff, every: bool, names: ShownDatasets) -> None:
         print_remark(names.in_text(note), "! ")
     scores = _evaluated(found, names)
     scores += [_score(one, "training") for one in found.scores.training if is_score(one.name)]
-    _print_part("scores", _SCORES, scores, "neither has scores")
+    _print_scores(scores)
     settings = [_setting(one, names) for one in _settings(found)]
     _print_part("settings", _DIFFERENCES, settings, "no setting differs")
     if found.weights is not None:
         _print_weights(found.weights, every)
+
+
+def _print_scores(scores: list[dict[str, Any]]) -> None:
+    """Print scores, for people those of each evaluation by themselves: several have a loss on the same rows."""
+    if is_piped() or not scores:
+        _print_part("scores", _SCORES, scores, "neither has scores")
+        return
+    for of, condition in dict.fromkeys((one["of"], one["condition"]) for one in scores):
+        group = [one for one in scores if (one["of"], one["condition"]) == (of, condition)]
+        print_gap()
+        print_remark("in training" if of == "training" else f"on {of}" + (f", with {condition}" if condition else ""))
+        print_listing("scores", _SCORES_ALIKE, group)
 
 
 def _print_part(name: str, listing: Listing, rows: list[dict[str, Any]], none: str) -> None:
@@ -114,21 +131,24 @@ def _named(one: Difference, value: Any, names: ShownDatasets) -> Any:
     return names.of(value)
 
 
-def _score(one: Score, of: str) -> dict[str, Any]:
+def _score(one: Score, of: str, condition: str = "") -> dict[str, Any]:
     known = one.difference is not None
-    better = better_of(one.name, one.a, one.b) if known else None
-    return {"score": one.name, "of": of, "a": one.a, "b": one.b, "difference": one.difference, "winner": better}
+    # Trainings have scores of held-out rows under the name of the score.
+    better = better_of(one.name.removeprefix("eval_"), one.a, one.b) if known else None
+    values = {"a": one.a, "b": one.b, "difference": one.difference, "winner": better}
+    return {"score": one.name, "of": of, "condition": condition, **values}
 
 
 def _evaluated(found: Diff, names: ShownDatasets) -> list[dict[str, Any]]:
     rows = []
     for both in found.scores.evaluations:
         by_name = {one.name: one for one in both.metrics if is_score(one.name)}
-        rows += [_score(by_name[name], names.of(both.dataset)) for name in in_order_asked(by_name)]
+        rows += [_score(by_name[name], names.of(both.dataset), both.condition) for name in in_order_asked(by_name)]
     for side, briefs in (("a", found.scores.only_a), ("b", found.scores.only_b)):
         for brief in briefs:
             for name in in_order_asked(name for name in brief.metrics if is_score(name)):
-                rows.append({"score": name, "of": names.of(brief.dataset), side: brief.metrics[name]})
+                sides = {"a": None, "b": None, "difference": None, "winner": None, side: brief.metrics[name]}
+                rows.append({"score": name, "of": names.of(brief.dataset), "condition": brief.condition, **sides})
     return rows
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.commands.watch import result_of, say_no_worker, say_rows
 from sdk.cli.completing.kinds import REF_OR_BASE, ROWS
-from sdk.cli.support.options import whose_base_options
+from sdk.cli.support.options import require_worker_option, whose_base_options
 from sdk.cli.support.output import (
     filled,
     format_option,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @spec_options(EvaluationSpec)
 @click.option("--only", is_flag=True, help="Leave out the bare base, and the version in production.")
 @click.option("--again", is_flag=True, help="Compute scores that are recorded already.")
+@require_worker_option
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
 @format_option
 def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **given: Any) -> None:
@@ -70,6 +71,7 @@ def eval_command(refs: tuple[str, ...], data: str, detach: bool, style: str, **g
             refs, data=data, **{key: value for key, value in given.items() if value is not None}
         )
         say_rows(job.view.request, data=data)
+        say_no_worker(job.view.waits)
         if detach:
             print_detached(style, job)
             return

@@ -76,37 +76,35 @@ def planned(base: str, base_namespace: str | None, published: bool | None, optio
         return plan_training(client, base, **over, **options)
 
 
+def planned_value(kind: str, name: str | None, value: Any = None, **more: Any) -> dict[str, Any]:
+    """Return a row of `PLANNED_VALUES`."""
+    none = dict.fromkeys(("size", "method", "location", "note"))
+    return {**none, "kind": kind, "name": name, "value": value, **more}
+
+
 def planned_values(found: Plan) -> Iterator[dict[str, Any]]:
     """Yield what a plan has found, each as a row of `PLANNED_VALUES`."""
-
-    def row(kind: str, name: str | None, value: Any = None, **more: Any) -> dict[str, Any]:
-        return {
-            **dict.fromkeys(("size", "method", "location", "note")),
-            "kind": kind,
-            "name": name,
-            "value": value,
-            **more,
-        }
-
-    yield row("model", found.model_type, found.parameters, note=f"parameters, by its {found.shapes_from}")
-    yield row("method", found.method, found.trainable, note=f"trainable, {found.percent_of_base:.4f} % of the base")
+    yield planned_value("model", found.model_type, found.parameters, note=f"parameters, by its {found.shapes_from}")
+    yield planned_value(
+        "method", found.method, found.trainable, note=f"trainable, {found.percent_of_base:.4f} % of the base"
+    )
     if found.method != "full":
-        yield row("adapter", "adapter_model.safetensors", size=found.adapter_size_bytes)
+        yield planned_value("adapter", "adapter_model.safetensors", size=found.adapter_size_bytes)
     for name, count in found.trainable_by_module.items():
-        yield row("module", name, count)
+        yield planned_value("module", name, count)
     for part in found.forecast.parts:
-        yield row("part", part.name, size=part.size_bytes, location=part.where, note=part.of)
-    yield row("part", "together", size=found.forecast.card_bytes, location="card")
+        yield planned_value("part", part.name, size=part.size_bytes, location=part.where, note=part.of)
+    yield planned_value("part", "together", size=found.forecast.card_bytes, location="card")
     for fit in found.cards:
         for method in ("qlora", "lora", "full"):
-            yield row("card", fit.card, getattr(fit, method), size=fit.memory_bytes, method=method)
-    yield row("recommended", found.card, found.verdict, method=found.method)
+            yield planned_value("card", fit.card, getattr(fit, method), size=fit.memory_bytes, method=method)
+    yield planned_value("recommended", found.card, found.verdict, method=found.method)
     for choice in found.recommendation:
-        yield row("option", choice.option, choice.value, note=choice.reason)
+        yield planned_value("option", choice.option, choice.value, note=choice.reason)
     for device in found.learnt:
-        yield row("learnt", device.device, device.ratio, note=learnt_of(device, found))
+        yield planned_value("learnt", device.device, device.ratio, note=learnt_of(device, found))
     for note in found.notes:
-        yield row("note", None, note=note)
+        yield planned_value("note", None, note=note)
 
 
 def print_plan(found: Plan) -> None:

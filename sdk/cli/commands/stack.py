@@ -15,7 +15,7 @@ import click
 from sdk.cli.completing.kinds import REF
 from sdk.cli.support.columns import ListColumn
 from sdk.cli.support.listings import Listing, listed
-from sdk.cli.support.output import format_option, format_option_of, plain, print_one, say
+from sdk.cli.support.output import format_option, format_option_of, plain, print_one, say, say_filled
 from sdk.cli.support.records import print_facts
 from sdk.config import user_path
 from sdk.errors import InvalidInput
@@ -200,7 +200,7 @@ def status_command(home: Path, style: str) -> None:
     if style == "table":
         for part in parts:
             if part.message:
-                say(f"{part.part}: {part.message}; log: {part.log}")
+                say_filled(f"{part.part}: {part.message}; log: {part.log}")
 
 
 @click.command(name="logs")

@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.watch import result_of, say_rows
+from sdk.cli.commands.watch import result_of, say_no_worker, say_rows
 from sdk.cli.completing.kinds import ADAPTER, FILE, JOB, REF
 from sdk.cli.support.curves import curve_of
 from sdk.cli.support.endings import say_ending
-from sdk.cli.support.output import format_option, plain, print_detached, print_json, say
+from sdk.cli.support.options import require_worker_option
+from sdk.cli.support.output import format_option, print_detached, print_json, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.training_file import read_training_file
 from sdk.cli.support.training_options import bytes_given, data_given, rows_options, running_options, training_options
@@ -37,12 +38,7 @@ from sdk.errors import InvalidInput
     help="Start from a checkpoint of a training with the same base, data and options.",
 )
 @running_options
-@click.option(
-    "--require-worker",
-    is_flag=True,
-    default=None,
-    help="Refuse it (exit code 9) if no worker that is there now can run it. [default: it waits for one]",
-)
+@require_worker_option
 @click.option("--dry-run", is_flag=True, help="Print the options and the plan of the training, without a job.")
 @click.option("--explain", is_flag=True, help="Print each option, its default and where it is from, without a job.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the job keeps running.")
@@ -96,8 +92,7 @@ def train_command(
     with open_client() as client:
         job = client.submit_training(name, **options)
         say_rows(job.view.request, data=options.get("data"), eval_data=options.get("eval_data"))
-        if job.view.waits is not None:
-            say(f"warning: no worker can run it now: {plain(job.view.waits)}")
+        say_no_worker(job.view.waits)
         if detach:
             print_detached(style, job)
             return

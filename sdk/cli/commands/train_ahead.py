@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from sdk.cli.commands.plan import planned, print_plan
-from sdk.cli.support.output import filled, print_json
+from sdk.cli.commands.plan import PLANNED_VALUES, planned, planned_value, planned_values, print_plan
+from sdk.cli.support.output import filled, is_piped, print_json
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
@@ -64,6 +64,13 @@ def show_ahead(
         return
     if style == "quiet":
         click.echo(spec.method if plan is None else plan.verdict)
+        return
+    if is_piped():
+        shown = rows if explain else [row for row in rows if row["value"] != row["default"]]
+        values = [
+            planned_value("setting", row["option"], row["value"], note=_noted(row, about=explain)) for row in shown
+        ]
+        PLANNED_VALUES.print("table", [*values, *([] if plan is None else planned_values(plan))], empty="")
         return
     print_explained(rows if explain else [row for row in rows if row["value"] != row["default"]], about=explain)
     if plan is not None:
@@ -136,16 +143,19 @@ def _name_positions(rows: Collection[dict[str, Any]], spec: TrainingSpec, folder
             row["from"] += f"; rows are truncated to {positions}, since the base has no more positions"
 
 
+def _noted(row: Mapping[str, Any], *, about: bool) -> str:
+    return f"{_source(row)}: {row['about']}" if about and row["about"] else _source(row)
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    """Say where the value of an option is from, and its default if it is another."""
+    source = str(row["from"])
+    return source if source.startswith("default") else f"{source}; default {shown_value(row['default'])}"
+
+
 def print_explained(rows: Collection[Mapping[str, Any]], *, about: bool) -> None:
     """Print the options, with `about` each with its description below."""
     for row in rows:
-        default = "" if row["from"].startswith("default") else f"; default {shown_value(row['default'])}"
-        click.echo(
-            filled(
-                f"{row['option']} = {shown_value(row['value'])}  ({row['from']}{default})",
-                "",
-                "    ",
-            )
-        )
+        click.echo(filled(f"{row['option']} = {shown_value(row['value'])}  ({_source(row)})", "", "    "))
         if about and row["about"]:
             click.echo(filled(row["about"], "    "))

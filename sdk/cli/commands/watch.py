@@ -114,6 +114,12 @@ def told(event: Event) -> str:
     return event.message or ""
 
 
+def say_no_worker(waits: str | None) -> None:
+    """Warn that nobody can run what was just submitted, if the registry said why."""
+    if waits is not None:
+        say(f"warning: no worker can run it now: {plain(waits)}")
+
+
 def say_rows(request: Mapping[str, Any], **given: Any) -> None:
     """Say which registered dataset was used for each text that isn't a file, from the request's own field, such as `data`."""
     if isinstance(given.get("data"), (list, dict)):

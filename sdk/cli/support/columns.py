@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 from unicodedata import category
 
-from sdk.cli.support.output import age_of, brief, cell, human_bytes, human_duration, local_time, moment_of
+from sdk.cli.support.output import brief, cell, human_bytes, human_duration, local_time, moment_of, relative_time
 
 
 class CellForm(Enum):
@@ -134,7 +134,7 @@ def drawn(column: ListColumn, value: Any, *, exact: bool = True) -> str:
             return human_duration(value)
         case CellForm.TIME:
             moment = moment_of(value)
-            return str(value) if moment is None else local_time(moment) if exact else f"{age_of(moment)} ago"
+            return str(value) if moment is None else local_time(moment) if exact else relative_time(moment)
         case CellForm.DIGEST:
             return cell(value)[:12]
         case CellForm.PROSE if isinstance(value, str):

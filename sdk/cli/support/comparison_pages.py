@@ -24,7 +24,18 @@ _SHOWN = 300
 
 def statement(pair: ComparedPair, *, alone: bool) -> str:
     """A verdict as a sentence that names its pair, unless it is the only one (`alone`)."""
-    return pair.verdict if alone or pair.better is not None else f"{pair.a} and {pair.b}: {pair.verdict}"
+    return pair.verdict if alone or pair.better is not None else f"{' and '.join(short_refs(pair))}: {pair.verdict}"
+
+
+def short_refs(pair: ComparedPair) -> tuple[str, str]:
+    """Name two versions as verdicts do: those of one adapter by their number.
+
+    >>> from types import SimpleNamespace as Pair
+    >>> short_refs(Pair(a="sql@v1", b="sql@v2")), short_refs(Pair(a="sql@v1", b="base:tiny"))
+    (('v1', 'v2'), ('sql@v1', 'base:tiny'))
+    """
+    (one, _, a), (other, _, b) = pair.a.rpartition("@"), pair.b.rpartition("@")
+    return (a, b) if one and one == other else (pair.a, pair.b)
 
 
 def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
@@ -33,7 +44,7 @@ def score_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
         [letter, one.ref, one.score, briefly(one.contamination), one.evaluation]
         for letter, one in zip(ascii_uppercase, found.scores, strict=False)
     ]
-    return ["", "ref", found.metric, "seen", "scores"], rows
+    return ["", "ref", found.metric, "seen", "id"], rows
 
 
 def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
@@ -54,9 +65,9 @@ def pair_columns(found: Comparison) -> tuple[list[str], list[list[object]]]:
     return ["pair", "difference", "low", "high", "p", "can show", "rows needed"], rows
 
 
-def comparison_lines(found: Comparison, heading: str | None = None) -> Iterator[str]:
-    """Yield the lines of a comparison, with a heading that names its rows, if they have a name for the caller."""
-    yield filled(heading or found.heading)
+def comparison_lines(found: Comparison) -> Iterator[str]:
+    """Yield the lines of a comparison."""
+    yield filled(found.heading)
     yield ""
     yield render(*score_columns(found))
     yield ""
@@ -70,9 +81,9 @@ def comparison_lines(found: Comparison, heading: str | None = None) -> Iterator[
         yield from _example(row, found.refs)
 
 
-def print_comparison(found: Comparison, heading: str | None = None) -> None:
+def print_comparison(found: Comparison) -> None:
     """Print a comparison for a program: fields, the verdicts first."""
-    print_facts([("metric", found.metric), ("heading", heading or found.heading)])
+    print_facts([("metric", found.metric), ("heading", found.heading)])
     print_facts([("verdict", statement(pair, alone=len(found.pairs) == 1)) for pair in found.pairs])
     print_table(
         "scores",

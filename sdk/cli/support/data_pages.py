@@ -127,7 +127,7 @@ def _facts(found: DataAudit) -> list[tuple[str, str | None]]:
     return [
         ("rows", f"{found.rows}, of which {found.usable_rows} can be used; {found.shape or 'no'} shape"),
         *([] if found.held_out_rows is None else [("held out", f"{found.held_out_rows} rows")]),
-        ("scripts", ", ".join(f"{script} {share:.1%}" for script, share in scripts) or None),
+        ("scripts", ", ".join(f"{script} {100 * share:.1f} %" for script, share in scripts) or None),
         *([] if found.complete else [("near", "not all candidates were compared: there may be more")]),
         *([] if found.tokens is None else [("tokens", _tokens(found.tokens))]),
         *([] if found.tokens is None else _special_tokens(found.tokens.had_special)),

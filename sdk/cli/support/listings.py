@@ -26,7 +26,8 @@ from sdk.cli.support.output import format_option, is_piped, print_json, say, say
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: From how many columns on a sentence may be cut for a moment in full: what is left of it can be read.
+#: From how many columns on moments are in full, and a sentence may be cut for that: what is left of it can be read. On any
+#: narrower terminal they are relative in all lists, so that one list has them as another does.
 _WIDE = 120
 _NO_HEADER = "sdk.cli.no_header"
 
@@ -107,7 +108,7 @@ class Listing:
         ]
         found = Laid([], [])
         # Moments in full, if there is room for everything then.
-        for exact in (True, False):
+        for exact in (True, False) if width >= _WIDE else (False,):
             strips = [
                 Strip(
                     headed(column.header),
@@ -119,7 +120,7 @@ class Listing:
                 for column, given in there
             ]
             found = laid_out(strips, width)
-            if not found.left_out and (width >= _WIDE or not any("…" in line for line in found.lines)):
+            if not found.left_out:
                 break
         # A header says more than one line takes, so it is in the words of the vocabulary.
         names = {headed(column.header): column.header for column, _ in there}

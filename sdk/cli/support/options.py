@@ -34,6 +34,12 @@ def whose_base_options(command: F) -> F:
     return command
 
 
+require_worker_option = click.option(
+    "--require-worker",
+    is_flag=True,
+    default=None,
+    help="Refuse it (exit code 9) if no worker that is there now can run it. [default: it waits for one]",
+)
 scores_of_option = click.option(
     "--scores-of",
     metavar="NAMESPACE|*",

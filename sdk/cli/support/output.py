@@ -207,10 +207,16 @@ def render(
         )
         for at, header in enumerate(headers)
     ]
-    lines = laid_out(strips, screen_width()).lines
+    found = laid_out(strips, screen_width())
+    lines = found.lines
     if sys.stdout.isatty():
         lines[0] = click.style(lines[0], bold=True)
-    return "\n".join(lines)
+    return "\n".join([*lines, *([no_room_for(found.left_out)] if found.left_out else [])])
+
+
+def no_room_for(headers: Sequence[str]) -> str:
+    """Say which columns a terminal was too narrow for."""
+    return filled(f"no room for: {', '.join(headers).lower()}; a wider terminal, a pipe or --format json has all")
 
 
 def print_one(style: str, document: Any, bare: str | Iterable[object], table: Callable[[], object]) -> None:
@@ -297,6 +303,7 @@ def human_duration(seconds: float) -> str:
     return f"{int(seconds // 86_400)} d"
 
 
-def age_of(moment: datetime) -> str:
-    """How long ago a moment was."""
-    return human_duration((datetime.now(UTC) - moment).total_seconds())
+def relative_time(moment: datetime) -> str:
+    """Return "5 h ago", or "in 3 d" for what is to come."""
+    ahead_s = (moment - datetime.now(UTC)).total_seconds()
+    return f"in {human_duration(ahead_s)}" if ahead_s > 0 else f"{human_duration(-ahead_s)} ago"

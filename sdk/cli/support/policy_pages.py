@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from shlex import quote
 
-from sdk.cli.support.output import filled, plain
+from sdk.cli.support.output import filled, local_time, plain
 from sdk.schemas.policies import PolicyDocument, PolicyView, RowsRule
 from sdk.submitting.given_policy import as_yaml
 
@@ -31,7 +31,7 @@ def policy_lines(scope: str, policies: Sequence[PolicyView]) -> Iterator[str]:
 
 
 def _heading(view: PolicyView, more: str = "") -> Iterator[str]:
-    when = f"{view.created_at:%Y-%m-%d %H:%M}"
+    when = local_time(view.created_at)
     yield filled(f"{view.scope}@{view.alias}, version {view.version}, set by {view.created_by} on {when}", "# ", "# ")
     for note in ([more] if more else []) + view.notes:
         yield filled(note, "# - ", "#   ")

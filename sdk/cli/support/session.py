@@ -177,6 +177,10 @@ class _Bars:
             self._close()
             self._open(doing, total)
         if self._progress is not None and self._task is not None:
+            task = self._progress.tasks[0]
+            if task.completed + count > (task.total or 0):
+                # The next of several things: all together are what there is to do.
+                self._progress.update(self._task, total=(task.total or 0) + total)
             self._progress.update(self._task, advance=count)
 
     def _open(self, doing: str, total: int) -> None:

@@ -18,6 +18,7 @@ from sdk.api import sweeps
 from sdk.errors import Conflict, DoesNotFit, InvalidInput, NotAllowed, NotFound, Unavailable
 from sdk.lora.planning.tables import LLAMA_2_7B
 from sdk.schemas.job_requests import BaseChoice, CheckpointRef, SweepPlace
+from sdk.schemas.jobs import Needs
 from sdk.schemas.sweep_axes import Values
 from sdk.schemas.sweeps import SweepSubmission
 from sdk.schemas.training import TrainingSpec
@@ -65,6 +66,18 @@ class TestRefusals:
         asked = {"base": BaseChoice(id=name), "spec": TrainingSpec(targets="qv", max_length=512)}
         with pytest.raises(DoesNotFit):
             desk.begin(settings={"method": Values(values=["qlora", "lora"])}, training=asked)
+
+    def test_sweep_that_no_worker_can_run_says_why_and_is_refused_if_a_worker_is_required(self, desk: Desk) -> None:
+        hello(desk.crew, "small", 10 * GB, device="cpu")
+        assert desk.begin().waits is None
+        asked = SweepSubmission(request=desk.request(), needs=Needs(device="cuda"))
+        before = len(list(sweeps.listed(desk.writer.transport)))
+        required = asked.model_copy(update={"require_worker": True})
+        with pytest.raises(Unavailable, match="this sweep now: it needs a CUDA GPU") as refused:
+            sweeps.submit(desk.writer.transport, required)
+        assert refused.value.param == "require_worker"
+        assert len(list(sweeps.listed(desk.writer.transport))) == before
+        assert "it needs a CUDA GPU" in (sweeps.submit(desk.writer.transport, asked).waits or "")
 
     def test_sampler_that_needs_a_library_is_refused_without_it(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch

@@ -250,7 +250,7 @@ def _memory_facts(view: JobView) -> Iterator[tuple[str, str]]:
     if (peak := view.peak) is not None:
         forecast, took = human_bytes(peak.forecast_bytes), human_bytes(peak.measured_bytes)
         share = 100 * peak.measured_bytes / peak.forecast_bytes
-        yield "took", f"{took}, {share:.0f} % of the {forecast} that its worker forecast on {peak.device}"
+        yield "peak", f"{took} of memory, {share:.0f} % of the {forecast} that its worker forecast on {peak.device}"
         if (learnt := peak.learnt) is not None:
             yield "usually", f"{100 * learnt.ratio:.0f} ± {100 * learnt.spread:.0f} % there, by {learnt.jobs} trainings"
 

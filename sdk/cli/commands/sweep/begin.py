@@ -8,8 +8,9 @@ import click
 
 from sdk.cli.commands.sweep.group import Beginning, SweepGroup
 from sdk.cli.commands.sweep.watch import print_result, watch_sweep
-from sdk.cli.commands.watch import say_rows
+from sdk.cli.commands.watch import say_no_worker, say_rows
 from sdk.cli.completing.kinds import ADAPTER, FILE
+from sdk.cli.support.options import require_worker_option
 from sdk.cli.support.output import format_option, print_made, say
 from sdk.cli.support.session import open_client
 from sdk.cli.support.spec_options import spec_options
@@ -35,6 +36,7 @@ from sdk.submitting.sweep_options import check_swept
 @click.option("--max-time", metavar="90s|10m|2h", help="Start no member this long after the sweep began.")
 @training_options(as_text=True)
 @running_options
+@require_worker_option
 @click.option("--explain", is_flag=True, help="Say what the sweep would cost, without one.")
 @click.option("--detach", is_flag=True, help="Submit and return at once; the sweep goes on.")
 @format_option
@@ -84,6 +86,7 @@ def _begin(
         sweep = client.sweep(name, **options)
         request = sweep.view.request.training.model_dump(mode="json")
         say_rows(request, data=options.get("data"), eval_data=options.get("eval_data"))
+        say_no_worker(sweep.view.waits)
         if detach:
             document = {"sweep": name, "id": sweep.id, "state": sweep.view.state.value}
             print_made(style, document, sweep.id, f"watch it: adapterctl sweep show {sweep.id} --watch")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sdk.cli import cli
-from sdk.cli.support.comparison_pages import comparison_lines, markdown_page, write_png
+from sdk.cli.support.comparison_pages import comparison_lines, markdown_page, statement, write_png
 from sdk.errors import InvalidInput, Unavailable
 from sdk.schemas.scores import ChangedRow, Compared, ComparedPair, Comparison
 
@@ -95,3 +95,21 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_asked(monkey
     result = CliRunner().invoke(cli, ["compare", "a@v1", "a@v2", "--png", "a.png"], standalone_mode=False)
     assert isinstance(result.exception, Unavailable)
     assert "pip install 'adapterctl[plot]', or take --format html" in result.exception.message
+
+
+def test_a_comparison_is_headed_by_the_name_of_its_rows_everywhere() -> None:
+    found = comparison().model_copy(update={"dataset_name": "heldout@v2"})
+    for shown in ("\n".join(comparison_lines(found)), markdown_page(found).replace("\\", ""), found._repr_html_()):
+        assert "loss on heldout@v2: 48 rows" in shown
+        assert "5" * 12 not in shown
+
+
+def test_versions_that_are_not_told_apart_are_named_as_in_other_verdicts() -> None:
+    pair = comparison().pairs[0].model_copy(update={"better": None, "verdict": "no difference shown"})
+    assert statement(pair, alone=False) == "v1 and v2: no difference shown"
+
+
+def test_a_table_that_leaves_columns_out_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdk.cli.support.output.screen_width", lambda: 40)
+    text = " ".join("\n".join(comparison_lines(comparison())).split())
+    assert "no room for: p, can show, rows needed; a wider terminal, a pipe or --format json has all" in text

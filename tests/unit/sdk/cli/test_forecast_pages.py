@@ -44,7 +44,7 @@ def test_where_nothing_is_forecast_it_says_why() -> None:
 
 def test_what_it_took_stands_beside_what_is_usual_there() -> None:
     peak = JobPeak(device="H100", forecast_bytes=10 * GB, measured_bytes=9 * GB)
-    assert facts(peak=peak)["took"] == ["9.0 GB, 90 % of the 10.0 GB that its worker forecast on H100"]
+    assert facts(peak=peak)["peak"] == ["9.0 GB of memory, 90 % of the 10.0 GB that its worker forecast on H100"]
     assert "usually" not in facts(peak=peak)
     usual = facts(peak=peak.model_copy(update={"learnt": H100}))["usually"]
     assert usual == ["94 ± 3 % there, by 12 trainings"]

@@ -34,7 +34,16 @@ def test_no_line_is_longer_than_80_columns_and_no_word_is_broken(name: str | Non
     for context in contexts:
         wide = [line for line in context.get_help().splitlines() if len(line) > 80]
         assert not wide, context.command_path
+
         # A word that is whole where there is room for everything is whole here.
         whole = _context(context.command, context.info_name or "", context.parent, width=2000).get_help().split()
         broken = set(context.get_help().split()) - set(whole)
         assert not broken, context.command_path
+
+
+@pytest.mark.parametrize("width", [70, 78, 98])
+def test_options_are_whole_in_help_at_the_widths_that_terminals_have(width: int) -> None:
+    for name in ("eval", "push", "plan", "sweep"):
+        command = adapterctl_cli.get_command(_context(adapterctl_cli, "adapterctl"), name)
+        whole = set(_context(command, name, width=2000).get_help().split())
+        assert set(_context(command, name, width=width).get_help().split()) <= whole

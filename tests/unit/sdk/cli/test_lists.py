@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -222,3 +222,12 @@ def test_a_program_and_a_person_get_what_they_read() -> None:
     assert "…" not in wide
     # A person may say how wide it is.
     assert "no room for" in at_a_terminal(200, COLUMNS="30").replace("\n", " ")
+
+
+def test_moments_are_relative_in_every_list_of_a_narrow_terminal_and_in_full_on_a_wide_one() -> None:
+    soon = datetime.now(UTC) + timedelta(days=5, minutes=1)
+    row = {"alias": "production", "time": datetime.now(UTC) - timedelta(hours=2), "expires": soon}
+    listing = Listing(ListColumn("alias"), ListColumn("time"), ListColumn("expires"), key="alias")
+    narrow = listing.drawn([row], width=80).text
+    assert narrow.splitlines()[1].split("  ")[1:] == ["2 h ago", "in 5 d"]
+    assert f"{soon.astimezone():%Y-%m-%d %H:%M}" in listing.drawn([row], width=200).text

@@ -126,7 +126,8 @@ def test_columns_are_left_out_before_a_name_is_cut() -> None:
     name = "a-namespace/with-an-adapter-of-a-long-name@v12"
     row = ["3f1c2a9b7d20", "running", "training", name, "1, 2 bad", "12 min ago", "step 12 of 1000, loss 1.23"]
     headers = ["id", "state", "kind", "subject", "tries", "age", "note"]
-    header, line = render(headers, [row], cut=6, spare=[4, 2, 5, 6]).split("\n")
+    header, line, *note = render(headers, [row], cut=6, spare=[4, 2, 5, 6]).split("\n")
+    assert " ".join(note).startswith("no room for: ")
     assert header.split() == ["ID", "STATE", "SUBJECT"]
     assert name in line
     assert len(line) <= 80

@@ -30,7 +30,21 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(train_command, ["sql", *args], catch_exceptions=False)
+    # Without a format, a pipe gets records.
+    style = [] if "--format" in args else ["--format", "table"]
+    return CliRunner().invoke(train_command, ["sql", *args, *style], catch_exceptions=False)
+
+
+def test_a_pipe_gets_the_plan_as_records_and_no_table(base: str) -> None:
+    done = CliRunner().invoke(
+        train_command, ["sql", "--base", base, "--rank", "4", "--dry-run"], catch_exceptions=False
+    )
+    header, *lines = [line.split("\t") for line in done.output.splitlines()]
+    assert header == ["kind", "name", "value", "size", "method", "location", "note"]
+    assert {len(line) for line in lines} == {len(header)}
+    assert lines[0][:3] == ["setting", "rank", "4"]
+    assert lines[0][-1] == "command line; default 8"
+    assert {"model", "part", "card", "recommended"} <= {line[0] for line in lines}
 
 
 def test_a_dry_run_prints_what_differs_and_the_plan(base: str, tmp_path: Path) -> None:

@@ -244,6 +244,15 @@ class TestScores:
             assert {one.name: one.difference for one in found.scores.evaluations[0].metrics}["loss"] == difference
             assert any("since one has fewer rows; compare the rows" in note for note in found.notes) == (rows == 5.0)
 
+    def test_two_scores_on_the_same_rows_are_told_apart_by_the_fewest_conditions(self) -> None:
+        def scored_twice(side: str) -> list[EvaluationView]:
+            short, long = ({"max_length": 512, "loss_on": "all"}, {"max_length": 1024, "loss_on": "all"})
+            other = evaluation(f"{side}3", dataset=digest("others"), conditions=long)
+            return [evaluation(f"{side}1", conditions=short), evaluation(f"{side}2", conditions=long), other]
+
+        found = compare_versions(view(), view("x@v2"), scored_twice("a"), scored_twice("b"))
+        assert [one.condition for one in found.scores.evaluations] == ["max_length 512", "max_length 1024", ""]
+
     def test_a_note_names_what_differs_and_what_would_help(self) -> None:
         ours = [evaluation("a", conditions={"max_length": 512, "loss_on": "all"})]
         theirs = [evaluation("b", conditions={"max_length": 1024, "loss_on": "all"})]

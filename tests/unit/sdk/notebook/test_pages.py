@@ -363,3 +363,18 @@ def test_progress_is_told_as_it_is_asked_for(capsys: pytest.CaptureFixture[str])
     # Lines are few where nobody watches: one for each phase, and then one every five seconds.
     lines = ["training of team/sql: train 1/10 steps, loss 1.500", "training of team/sql: save"]
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_a_comparison_has_letters_instead_of_refs_in_pairs_so_that_it_fits_a_page() -> None:
+    html = comparison()._repr_html_()
+    pairs = html[html.index("Pairs") :]
+    assert ">B - A<" in pairs
+    # Whole refs are only in the verdict, which wraps.
+    assert "→" not in pairs
+    assert pairs.count("a@v1") == 1
+
+
+def test_tables_call_rows_that_were_trained_on_as_a_terminal_does() -> None:
+    for one in (comparison(), TableList([evaluation()])):
+        assert ">seen<" in one._repr_html_()
+        assert ">contaminated<" not in one._repr_html_()

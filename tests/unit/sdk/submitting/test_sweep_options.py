@@ -31,7 +31,7 @@ def command(name: str) -> click.Command:
 
 
 def test_every_option_of_a_training_is_one_of_a_sweep() -> None:
-    alone = {"like", "from_checkpoint", "dry_run", "require_worker"}
+    alone = {"like", "from_checkpoint", "dry_run"}
     train = {param.name for param in command("train").params}
     sweep = {param.name for param in command("sweep").make_context("sweep", ["sql"]).command.params}
     assert train - sweep == alone

@@ -181,12 +181,13 @@ class Model:
     # Aliases.
 
     def set_alias(self, adapter: ModelAdapter, alias: str, number: int, expect: int | None) -> int:
-        """Point an alias at a version."""
+        """Point an alias at a version. One that names it already stays, and nothing is written."""
         adapter.find(number)
         self._compare(adapter, alias, expect)
         stack = adapter.stacks.setdefault(alias, [])
-        if not stack or stack[-1] != number:
-            stack.append(number)
+        if stack and stack[-1] == number:
+            return number
+        stack.append(number)
         return self._point(adapter, alias, "set", number)
 
     def rollback(self, adapter: ModelAdapter, alias: str, expect: int | None) -> int:

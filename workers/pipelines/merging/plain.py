@@ -149,6 +149,10 @@ def _dtype(config: Mapping[str, Any]) -> DtypeName | None:
     return next((name for name in get_args(DtypeName) if name == given), None)
 
 
+#: No model of these kinds has nearly as many; a config that names a billion would fill the memory with names.
+_MOST_LAYERS = 10_000
+
+
 def _shapes(config: Mapping[str, Any]) -> dict[str, Shape] | None:
     """Return the shape of each parameter by its name, in the model's order; None for a model of another kind."""
     kind = config.get("model_type")
@@ -161,6 +165,8 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, Shape] | None:
     if not all(sizes) or config.get("mlp_bias") or (kind != "llama" and config.get("attention_bias")):
         return None
     words, width, inner, layers, heads, pairs = sizes
+    if layers > _MOST_LAYERS:
+        return None
     head = _count(config.get("head_dim"))
     if not head:
         # The default of a Qwen 3 is another.

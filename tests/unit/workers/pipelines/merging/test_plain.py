@@ -183,6 +183,7 @@ def test_configs_that_peft_is_not_given_are_left_to_its_side(
         {"mlp_bias": True},
         {"tie_word_embeddings": True},
         {"num_hidden_layers": 3},
+        {"num_hidden_layers": 10**9},
         {"num_key_value_heads": 1},
         {"vocab_size": 200},
         {"dtype": "float64", "torch_dtype": None},

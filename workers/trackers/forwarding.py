@@ -91,8 +91,9 @@ class Forwarder:
         if not chunk.points:
             return
         with self._background.changing():
-            # What a checkpoint has was forwarded by whoever wrote it, as far as anything was.
-            after = chunk.after if chunk.after >= 0 else min(self._forwarded, chunk.points[-1].step)
+            # What a checkpoint has was forwarded by whoever wrote it, as far as anything was; of the last step perhaps only
+            # the loss, since what is scored there is reported after it.
+            after = chunk.after if chunk.after >= 0 else max(-1, min(self._forwarded - 1, chunk.points[-1].step))
             if after < self._newest:
                 self._forwarded = min(self._forwarded, after)
                 self._replaced_after = min(self._replaced_after, after)

@@ -163,7 +163,15 @@ def test_an_attempt_that_resumes_forwards_what_the_lost_one_could_not(notebook: 
     desk, points = Desk(TrackedRun(run="earlier", step=7)), points_of(range(1, 21))
     desk.report(points, after=-1)
     desk.finish()
-    assert notebook.points == points[7:]
+    assert notebook.points == points[6:]
+
+
+def test_an_attempt_that_resumes_forwards_the_scores_of_the_last_step_that_was_forwarded(notebook: Notebook) -> None:
+    scored = Point(step=20, values={"loss": 1.0, "eval_loss": 0.5})
+    desk = Desk(TrackedRun(run="earlier", step=20))
+    desk.report([*points_of(range(1, 20)), scored], after=-1)
+    desk.finish()
+    assert notebook.points == [scored]
 
 
 def test_a_run_that_is_gone_gets_all_points_anew(notebook: Notebook) -> None:

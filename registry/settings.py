@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from registry.deadlines import Timeouts
 from registry.errors import Invalid
-from registry.removal.models import Lifetimes
+from registry.removal.lifetimes import Lifetimes
 from sdk.environment import Count, NotNegative, Positive, Switch, read_settings
 
 _EXAMPLES = {

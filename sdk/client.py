@@ -509,10 +509,10 @@ class Client:
             job = sdk.submit_evaluation(["code-review@v3", "base:SmolLM2-135M"], data="heldout.jsonl")
             print([scores.metrics["loss"] for scores in job.result()])
         """
+        from sdk.given_values import build
         from sdk.objects import Job
         from sdk.schemas.evaluation import EvaluationSpec
         from sdk.submitting.job_options import JobOptions
-        from sdk.validation import build
 
         checked = build(EvaluationSpec, **spec)
         view = self.submitter.evaluation(
@@ -557,12 +557,12 @@ class Client:
 
             sdk.submit_merge("code-review@v3").result().save("./merged")
         """
+        from sdk.given_values import build
         from sdk.names import check_name, parse_ref
         from sdk.objects import Job
         from sdk.schemas.evaluation import MergeSpec
         from sdk.schemas.job_requests import MergeRequest
         from sdk.submitting.job_options import JobOptions
-        from sdk.validation import build
 
         checked = build(MergeSpec, **spec)
         name = None if register is None else check_name(register)
@@ -599,12 +599,12 @@ class Client:
 
             mixed = sdk.submit_combine("mix", {"code-review@v3": 0.7, "sql@v1": 0.3}, method="svd", rank=16).result()
         """
+        from sdk.given_values import build
         from sdk.names import check_name
         from sdk.objects import Job
         from sdk.schemas.combination import CombineSpec
         from sdk.submitting.job_options import JobOptions
         from sdk.submitting.submitter import combine_request
-        from sdk.validation import build
 
         checked = build(CombineSpec, **spec)
         request = combine_request(check_name(adapter), parents, checked)
@@ -1155,9 +1155,9 @@ class Client:
             sdk.set_alias("code-review", "production", 3, expect=2)
         """
         from sdk.api import aliases
+        from sdk.given_values import alias_change, build
         from sdk.names import check_number
         from sdk.schemas.aliases import AliasMove
-        from sdk.validation import alias_change, build
 
         change = alias_change(adapter, alias, expect, reason, override=override)
         return aliases.move(self.transport, build(AliasMove, **change, number=check_number(version)))
@@ -1200,10 +1200,10 @@ class Client:
 
             sdk.promote("code-review@v3", "production", reason="beats v2 on heldout.jsonl")
         """
+        from sdk.given_values import check_override, require_numbered
         from sdk.names import parse_ref
         from sdk.pushing.signatures import require_own_digest
         from sdk.pushing.statements import SigningKey, state_move
-        from sdk.validation import check_override, require_numbered
 
         check_override(reason, override=override)
         key = None if sign is None else SigningKey.of(sign, sign_password)
@@ -1251,8 +1251,8 @@ class Client:
             sdk.rollback("code-review", "production", reason="answers are too long")
         """
         from sdk.api import aliases
+        from sdk.given_values import alias_change, build
         from sdk.schemas.aliases import AliasRollback
-        from sdk.validation import alias_change, build
 
         change = alias_change(adapter, alias, expect, reason, override=override)
         if expect is None:

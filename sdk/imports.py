@@ -21,6 +21,11 @@ def begin_program() -> None:
     _is_program = True
 
 
+def is_program() -> bool:
+    """Whether this process is a program of ours."""
+    return _is_program
+
+
 @contextmanager
 def nothing_collected(*, ever: bool = False) -> Iterator[None]:
     """Turn garbage collection off while the block imports; with `ever`, later collections skip what there is then.

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.access.caller_limits import CallerLimits
-from registry.access.tokens import Tokens, secret_digest
+from registry.access.secret_digests import secret_digest
 from registry.errors import RegistryError
 from registry.http.paths import area_of
 from registry.http.refusals import refused
 from registry.principal import LOCAL, Principal
+
+if TYPE_CHECKING:
+    # A registry in a folder has none.
+    from registry.access.tokens import Tokens
 
 #: How long the database's answer about a token is cached, in seconds: a revoked token fails everywhere after that.
 TRUST_S = 0.5

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from registry.access.tokens import secret_digest
+from registry.access.secret_digests import secret_digest
 from registry.errors import RateLimited, Unauthenticated
 from registry.http.addresses import neighbourhood_of
 from registry.http.refusals import REFUSALS

@@ -6,7 +6,6 @@ depends on it.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from sqlalchemy.orm import Session
 from registry.access.audit.service import record
 from registry.access.keys import Keyed, keep, kept
 from registry.access.models import Grant, Token, in_use
+from registry.access.secret_digests import secret_digest
 from registry.db.database import Database
 from registry.db.stored_json import view_of
 from registry.db.types import db_now, utc_now
@@ -207,11 +207,6 @@ def with_present_roles(session: Session, who: Principal) -> Principal:
     or has expired.
     """
     return who if who.token_id is None else _holder(session, Token.id == who.token_id, db_now(session))
-
-
-def secret_digest(secret: str) -> str:
-    """What is stored of a token. It has 256 random bits, so a fast hash protects it as well as a slow one."""
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
 def _check_name(name: str, who: Principal) -> None:

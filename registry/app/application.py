@@ -24,11 +24,12 @@ from registry.app.services import Services
 from registry.door.allowed_hosts import AnswerOwnHosts, hosts_of
 from registry.door.request_bodies import StrictBodies
 from registry.http.refusals import REFUSALS
-from registry.http.routes import VERSION, SayVersion, install_error_handlers
+from registry.http.routes import SayVersion, install_error_handlers
 from registry.queue import Queue
 from registry.settings import Settings
 from registry.storage import FolderStorage, Storage
 from registry.storage.views import blob_routes
+from sdk.version import VERSION
 
 _TITLE = "adapterctl registry"
 

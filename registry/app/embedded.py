@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from registry.app.lean_imports import lean_imports
 
-from registry.app.application import create_app
-from registry.app.left_work import LeftWork, left_work
-from registry.app.services import Services
-from registry.errors import Unavailable
-from registry.queue import Queue
-from registry.settings import Settings
+with lean_imports():
+    from fastapi import FastAPI
+
+    from registry.app.application import create_app
+    from registry.app.left_work import LeftWork, left_work
+    from registry.app.services import Services
+    from registry.errors import Unavailable
+    from registry.queue import Queue
+    from registry.settings import Settings
 
 #: Registry and runner share a machine and a clock, so a killed runner can be replaced soon.
 _LEASE_S = 20.0

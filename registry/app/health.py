@@ -11,7 +11,8 @@ from fastapi import APIRouter
 
 from registry.app.readiness import Readiness
 from registry.http.paths import HEALTHZ, READYZ
-from registry.http.routes import VERSION, operation_id, service
+from registry.http.routes import operation_id, service
+from sdk.version import VERSION
 
 #: The routes that need no token.
 router = APIRouter(tags=["health"], generate_unique_id_function=operation_id)

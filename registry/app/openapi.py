@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from registry.app.openapi_examples import BODIES, PARAMETERS
 from registry.http.paths import area_of
 from registry.http.routes import VERSION_HEADER
+from sdk.schemas.codes import ErrorReply
 from sdk.schemas.field_comments import field_comments
 from sdk.schemas.wire import Wire
 
@@ -90,8 +92,15 @@ def describe(app: FastAPI, open_all: Callable[[], None]) -> None:
                 for path, operations in made["paths"].items():
                     for operation in operations.values():
                         _complete(path, operation)
-                made["components"]["securitySchemes"] = {_BEARER: _TOKEN}
-                _describe_fields(made["components"]["schemas"])
+                components = made["components"]
+                components["securitySchemes"] = {_BEARER: _TOKEN}
+                # Every route names it for its errors.
+                errors = ErrorReply.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+                schemas = {**components["schemas"], **errors.pop("$defs"), ErrorReply.__name__: errors}
+                # As FastAPI writes the others.
+                schemas = jsonable_encoder(schemas, exclude_none=True)
+                components["schemas"] = dict(sorted(schemas.items()))
+                _describe_fields(components["schemas"])
                 app.openapi_schema = made
             return app.openapi_schema
 

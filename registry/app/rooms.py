@@ -15,9 +15,9 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from registry.app.lean_imports import lean_imports
 from registry.http.paths import HEALTHZ, METRICS, PAGES, READYZ
 from registry.http.rights import Rights
-from sdk.imports import nothing_collected
 from sdk.version import API
 
 
@@ -26,15 +26,33 @@ class Room(NamedTuple):
 
     views: str
     paths: tuple[str, ...]
+    #: The methods of its routes; None: any.
+    methods: frozenset[str] | None = None
+
+    def may_answer(self, method: str, path: str) -> bool:
+        """Whether a request may be for one of its routes."""
+        return (self.methods is None or method in self.methods) and any(is_below(path, own) for own in self.paths)
 
 
-def _below_api(views: str, *paths: str) -> Room:
-    return Room(f"registry.{views}", tuple(f"{API}/{path}" for path in paths))
+def _below_api(views: str, *paths: str, methods: frozenset[str] | None = None) -> Room:
+    return Room(f"registry.{views}", tuple(f"{API}/{path}" for path in paths), methods)
+
+
+_READING, _CHANGING = frozenset({"GET"}), frozenset({"POST", "PATCH"})
 
 
 #: Routes are tried in this order: the one that is requested most comes first.
 ROOMS = (
-    _below_api("catalog.views", "resolve", "adapters", "versions", "version", "aliases", "bases", "base"),
+    _below_api(
+        "catalog.versions.views",
+        *("resolve", "adapters", "versions", "version/norms", "version/claims"),
+        methods=_READING,
+    ),
+    _below_api("catalog.bases.views", "bases", "base"),
+    _below_api("catalog.publishing.views", "versions", "version/copy", methods=_CHANGING),
+    _below_api("catalog.versions.probe_views", "version/served-probe"),
+    _below_api("catalog.versions.state_views", "version", methods=_CHANGING),
+    _below_api("catalog.aliases.views", "aliases"),
     _below_api("artifacts.views", "uploads", "manifests"),
     _below_api("datasets.views", "datasets"),
     _below_api("jobs.views", "jobs", "version/training-rows", "workers", "capacity", "devices"),
@@ -81,16 +99,18 @@ class OpenedRooms:
         """Import every room."""
         self._open(ROOMS)
 
-    def open_for(self, path: str) -> None:
-        """Import the rooms that may answer at a path: all of them if it is nobody's, since then it is about all of them.
+    def open_for(self, method: str, path: str) -> None:
+        """Import the rooms that may answer a request: all of them if no route does, since then the answer is about all of them.
 
         Pages are none of the API's.
         """
         if self._closed and not path.startswith(PAGES):
-            self._open([room for room in ROOMS if any(is_below(path, own) for own in room.paths)] or ROOMS)
+            self._open([room for room in ROOMS if room.may_answer(method, path)])
+            if not any(method in (route.methods or ()) and route.path_regex.match(path) for route in self.routes):
+                self._open(ROOMS)
 
     def _open(self, rooms: Sequence[Room]) -> None:
-        with self._lock, nothing_collected():
+        with self._lock, lean_imports():
             opened = [room for room in rooms if room in self._closed]
             # Not by `include_router`: with it, the first request would work out again, for all the routes that it is
             # compared with, what FastAPI had worked out when their views were imported. That takes 0.08 s.
@@ -111,7 +131,7 @@ class OpenRooms:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Import, and pass the request on. An import waits for no other process, so it needs no thread."""
         if scope["type"] == "http":
-            self._rooms.open_for(scope["path"])
+            self._rooms.open_for(scope["method"], scope["path"])
         await self._app(scope, receive, send)
 
 

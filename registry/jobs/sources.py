@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from sqlalchemy.orm import Session
 
 from registry.artifacts.manifests import read_manifest
-from registry.catalog.bases.finding import find_base, source_of
+from registry.catalog.bases.finding import files_of, find_base
+from registry.catalog.models import NamedBase
 from registry.catalog.versions.finding import find_version, parse_ref
 from registry.jobs.subjects import Subject, of_version
 from registry.principal import SYSTEM
@@ -30,7 +31,22 @@ def base_source(session: Session, choice: BaseChoice, namespace: str) -> BaseSou
     if choice.fingerprint is None:
         location = f"hf://{choice.id}@{choice.revision}"
         return BaseSource(id=choice.id, revision=choice.revision, fingerprint=None, location=location)
-    return source_of(session, find_base(session, choice.fingerprint, namespace))
+    return _source_of(session, find_base(session, choice.fingerprint, namespace))
+
+
+def _source_of(session: Session, row: NamedBase) -> BaseSource:
+    """Say where a worker finds a base, by what its namespace says."""
+    digest = files_of(session, row)
+    manifest = None if digest is None else read_manifest(session, digest)
+    return BaseSource(
+        id=row.id,
+        revision=row.revision,
+        fingerprint=row.base.fingerprint,
+        location=row.location,
+        manifest=manifest,
+        hashed=row.facts != "claimed",
+        namespace=row.namespace,
+    )
 
 
 def version_source(session: Session, ref: str, namespace: str) -> TargetSource:
@@ -45,7 +61,7 @@ def subject_source(session: Session, subject: Subject, namespace: str) -> Target
         label=subject.ref,
         digest=subject.digest,
         manifest=read_manifest(session, subject.digest),
-        base=source_of(session, find_base(session, subject.fingerprint, namespace)),
+        base=_source_of(session, find_base(session, subject.fingerprint, namespace)),
         quantization=subject.recipe,
         template_date=rendering.template_date,
         stop_ids=rendering.stop_ids,

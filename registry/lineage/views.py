@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from registry.catalog.views import WhoseBase
+from registry.catalog.bases.parameters import WhoseBase
 from registry.http.routes import Reader, room, service
 from registry.lineage.about import VersionAbouts
 from registry.lineage.service import Lineages

@@ -52,7 +52,8 @@ from registry.jobs.models import Attempt, Checkpoint, Job, JobEvent, SeenRows
 from registry.jobs.seen_rows import due_rows, remove_rows
 from registry.quotas.service import recount
 from registry.removal.audit_files import export_oldest, last_exported
-from registry.removal.models import DailyWork, Lifetimes
+from registry.removal.lifetimes import Lifetimes
+from registry.removal.models import DailyWork
 from registry.series.models import JobSeries
 from registry.sweeps.ending import forget_members
 from registry.sweeps.models import Member, Sweep

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Response
 
-from registry.catalog.views import Adapter
+from registry.catalog.parameters import Adapter
 from registry.http.routes import Admin, Reader, room, service
 from registry.removal.service import Removal
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from sdk.api.transport import Routes, keyed, pages
+from sdk.given_values import build
 from sdk.names import segment
 from sdk.notebook.table_list import TableList
 from sdk.schemas.access import (
@@ -22,7 +23,6 @@ from sdk.schemas.access import (
     TokenView,
     Whoami,
 )
-from sdk.validation import build
 
 
 class TokensAPI(Routes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 
 from sdk.api.transport import Routes, Transport, pages
+from sdk.given_values import alias_change, build
 from sdk.names import check_alias, check_name
 from sdk.notebook.table_list import TableList
 from sdk.schemas.aliases import (
@@ -16,7 +17,6 @@ from sdk.schemas.aliases import (
     Protection,
     ProtectionView,
 )
-from sdk.validation import alias_change, build
 
 #: Where a policy stands, a verdict reads the scores of each row, and datasets that share rows.
 JUDGING_S = 300.0

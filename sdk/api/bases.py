@@ -5,9 +5,9 @@ from __future__ import annotations
 import builtins
 
 from sdk.api.transport import Routes, Transport, pages
+from sdk.given_values import build
 from sdk.notebook.table_list import TableList
 from sdk.schemas.catalog import BaseFix, BaseRegistration, BaseSelector, BaseView
-from sdk.validation import build
 
 #: The registry reads the headers of uploaded files, which may be many.
 _REGISTERING_S = 3600.0

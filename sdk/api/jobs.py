@@ -8,13 +8,13 @@ from typing import Generic, TypeVar
 
 from sdk.api.transport import Transport, keyed, pages
 from sdk.errors import NotFound
+from sdk.given_values import build
 from sdk.names import check_job_id, is_job_beginning
 from sdk.notebook.table_list import TableList
 from sdk.schemas.catalog import Published
 from sdk.schemas.events import Event
 from sdk.schemas.jobs import AttemptView, CheckpointPublication, CheckpointView, JobSubmission, JobView
 from sdk.schemas.series import Series, joined
-from sdk.validation import build
 
 #: A checkpoint's files are hashed before it becomes a version.
 _PUBLISHING_S = 600.0

@@ -6,12 +6,12 @@ import builtins
 
 from sdk.api.aliases import JUDGING_S
 from sdk.api.transport import Routes, Transport, pages
+from sdk.given_values import build
 from sdk.names import check_alias, check_name, segment
 from sdk.notebook.table_list import TableList
 from sdk.schemas.approvals import ApprovalRequest, ApprovalView, ApprovalWithdrawal
 from sdk.schemas.decisions import Decision, PromotionCheck
 from sdk.schemas.policies import PolicyRemoval, PolicySetting, PolicyView
-from sdk.validation import build
 
 
 def set_policy(transport: Transport, setting: PolicySetting) -> PolicyView:

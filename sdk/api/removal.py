@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sdk.api.transport import Routes
+from sdk.given_values import build
 from sdk.names import check_name
 from sdk.schemas.removal import GcReport, GcRequest, RetentionRule, RetentionView
-from sdk.validation import build
 
 #: A collection goes through everything that is stored.
 _COLLECTING_S = 4 * 3600.0

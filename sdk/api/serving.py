@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdk.api.transport import Transport
+from sdk.given_values import build
 from sdk.schemas.serving import ServingChange, ServingTable, StandingRequest, TokenStanding
-from sdk.validation import build
 
 #: The longest wait for a change, in seconds, and for how much longer an answer is waited for.
 LONGEST_WAIT_S, _ANSWER_S = 25.0, 15.0

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from sdk.api.artifacts import locate_files
 from sdk.api.transport import Routes, Transport, pages
 from sdk.errors import NotFound
+from sdk.given_values import build, version_move
 from sdk.names import check_name, parse_ref, parse_ref_or_member
 from sdk.notebook.table_list import TableList
 from sdk.schemas.artifacts import Transfer
@@ -26,7 +27,6 @@ from sdk.schemas.lineage import Direction, Lineage
 from sdk.schemas.probe import VersionNorms
 from sdk.schemas.series import Series, joined
 from sdk.schemas.training_rows import TrainingRowsView
-from sdk.validation import build, version_move
 
 V = TypeVar("V")
 

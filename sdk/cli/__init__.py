@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("pull", "Fetch a version's folder, ready for PEFT and vLLM."),
     "verify": ("pull", "Hash a version or a pulled folder again."),
     "sign": ("signing", "Sign a version with a key of yours."),
-    "show": ("catalog", "Show a version with its lineage."),
+    "show": ("show", "Show a version with its lineage."),
     "list": ("catalog", "List adapters."),
     "versions": ("catalog", "List the versions of an adapter."),
     "search": ("search", "Find versions by base, rank, data, scores or tags."),

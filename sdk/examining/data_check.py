@@ -10,6 +10,7 @@ from typing import NamedTuple, Unpack
 from sdk.api.datasets import DatasetRoutes
 from sdk.errors import InvalidData, InvalidInput, disk_explained
 from sdk.formats.rows import RowsError, detect_format
+from sdk.given_values import build
 from sdk.lora.tensors import require_numpy
 from sdk.objects import Registry
 from sdk.pulling.filling import OnTransfer
@@ -26,7 +27,7 @@ from sdk.schemas.vocabulary_fields import VocabularyFields
 from sdk.submitting.data_preview import LIBRARIES, ask_worker, base_folder, find_base, tokenizer_view
 from sdk.submitting.given_data import RegisteredData, find_data, means_file
 from sdk.submitting.given_template import with_template_text
-from sdk.validation import build, check_columns, check_data_file, check_held_out, check_loss_on
+from sdk.validation import check_columns, check_data_file, check_held_out, check_loss_on
 from sdk.worker_program import require_libraries
 
 _CHILD = "workers.pipelines.data.token_counts"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sdk.api.workers import WorkersAPI
 from sdk.errors import InvalidBase, InvalidInput, InvalidTargets, NotFound, TimedOut, Unavailable
 from sdk.formats.base_files import CONFIG_FILE, positions_of
+from sdk.given_values import build
 from sdk.lora.planning.blueprint import ModelShapes, UnknownFamilyError, blueprint_of
 from sdk.lora.planning.cards import CardError, card_of
 from sdk.lora.planning.families import ConfigError
@@ -26,7 +27,7 @@ from sdk.pushing.given_base import GivenBase, files_here, given_base
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.planning import Plan, PlanChoices, PlanMethod
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import build, check_options
+from sdk.validation import check_options
 from sdk.worker_program import missing_libraries, run_program
 
 _CHOICES = PlanChoices.model_fields

@@ -13,6 +13,7 @@ from typing import Any
 from sdk.api.workers import WorkersAPI
 from sdk.examining.planning import plan_training
 from sdk.formats.refs import namespace_of
+from sdk.given_values import build
 from sdk.objects import Registry
 from sdk.rows.holdout import most_held_out
 from sdk.schemas.held_out import HoldOut
@@ -24,7 +25,6 @@ from sdk.schemas.watch_fields import default_interval
 from sdk.schemas.wire import Wire
 from sdk.submitting.given_data import GivenData, RegisteredData, find_data, sources_of
 from sdk.submitting.sweep_options import SweepOptions
-from sdk.validation import build
 
 #: What each member does, and how many at least go on after that: shares of the steps at which halving compares them.
 _RUNGS, _LEAST = (*HALVING_RUNGS, 1.0), (2, 1, 0)

@@ -6,10 +6,10 @@ from sdk.api import promotion
 from sdk.api.access import TokensAPI
 from sdk.api.promotion import ApprovalRoutes
 from sdk.errors import NotFound
+from sdk.given_values import build, require_numbered
 from sdk.names import check_alias, parse_ref
 from sdk.objects import Registry
 from sdk.schemas.approvals import ApprovalKind, ApprovalRequest, ApprovalView
-from sdk.validation import build, require_numbered
 
 
 class ApprovalsAPI(ApprovalRoutes):

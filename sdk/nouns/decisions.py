@@ -6,6 +6,7 @@ import builtins
 
 from sdk.api import promotion
 from sdk.api.promotion import DecisionRoutes
+from sdk.given_values import build, require_numbered
 from sdk.names import check_alias, check_number, parse_ref
 from sdk.objects import Evaluation, Job, Registry
 from sdk.schemas.decisions import Decision, PromotionCheck
@@ -13,7 +14,6 @@ from sdk.schemas.job_requests import EvaluationRequest
 from sdk.schemas.jobs import JobView
 from sdk.schemas.wire import digest_of
 from sdk.submitting.job_options import JobOptions
-from sdk.validation import build, require_numbered
 
 
 class DecisionsAPI(DecisionRoutes):

@@ -10,10 +10,10 @@ from typing import Any
 from sdk.api import promotion
 from sdk.api.promotion import PolicyRoutes
 from sdk.errors import Conflict, InvalidInput, NotFound
+from sdk.given_values import build
 from sdk.objects import Registry
 from sdk.schemas.policies import PolicyDocument, PolicySetting, PolicyView
 from sdk.submitting.given_policy import GivenPolicy, read_policies, read_policy
-from sdk.validation import build
 
 
 class PoliciesAPI(PolicyRoutes):

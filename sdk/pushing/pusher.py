@@ -16,6 +16,7 @@ from sdk.errors import InvalidInput, NotFound, VerificationFailed
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.formats.dataset_names import no_dataset_name
 from sdk.formats.refs import namespace_of
+from sdk.given_values import build
 from sdk.names import check_name
 from sdk.pulling import transfer
 from sdk.pulling.cache import Cache
@@ -34,7 +35,7 @@ from sdk.schemas.catalog import BaseRegistration, BaseView, Method, Publication,
 from sdk.schemas.job_requests import BaseChoice
 from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.training import TrainingSpec
-from sdk.validation import CheckedData, build, check_causal, check_options, check_targets
+from sdk.validation import CheckedData, check_causal, check_options, check_targets
 
 #: The most that tensors' shapes may take in a registration; with more it would exceed the limit for bodies.
 _MOST_SHAPES_BYTES = 3_500_000

@@ -14,6 +14,7 @@ from sdk.api import jobs
 from sdk.api.transport import Transport
 from sdk.errors import Incompatible, InvalidInput, NotFound
 from sdk.formats.adapter_files import VOCABULARY_FILES
+from sdk.given_values import build
 from sdk.pushing.given_base import registered_base
 from sdk.schemas.catalog import VersionView
 from sdk.schemas.job_requests import BaseChoice, CheckpointPolicy, TrainingRequest
@@ -22,7 +23,7 @@ from sdk.schemas.recorded import RecordedTraining
 from sdk.schemas.template_fields import TemplateFields
 from sdk.schemas.training import OF_RECIPE, TrainingSpec
 from sdk.submitting.data_preview import locate_rows
-from sdk.validation import build, require_adapter
+from sdk.validation import require_adapter
 
 
 def refuse_options(ref: str, given: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from sdk.errors import AdapterctlError, InvalidBase, InvalidData, InvalidInput, 
 from sdk.formats.base_files import CONFIG_FILE, OTHER_FILES, TOKENIZER_FILES
 from sdk.formats.objectives import LossOn
 from sdk.formats.refs import BadRefError, parse_digest
+from sdk.given_values import build
 from sdk.pulling.cache import Cache
 from sdk.pulling.puller import Puller
 from sdk.pushing.given_base import GivenBase, files_here, registered_base
@@ -35,7 +36,7 @@ from sdk.schemas.training import TrainingSpec
 from sdk.schemas.version_records import TrainingRecord
 from sdk.schemas.wire import read
 from sdk.submitting.given_data import GivenData, find_data
-from sdk.validation import CheckedData, build, require_adapter
+from sdk.validation import CheckedData, require_adapter
 from sdk.worker_program import missing_libraries, require_libraries, run_program
 
 _CHILD = "workers.pipelines.data.preview"

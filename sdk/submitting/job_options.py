@@ -14,10 +14,10 @@ import re
 from typing import Literal, NamedTuple
 
 from sdk.errors import InvalidInput
+from sdk.given_values import build
 from sdk.names import check_job_id
 from sdk.schemas.job_requests import CheckpointPolicy, CheckpointRef
 from sdk.schemas.jobs import MOST_MEMORY_BYTES, JobSettings, Needs
-from sdk.validation import build
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
 #: No job runs in less, so a smaller number lacks its unit.

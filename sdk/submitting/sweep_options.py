@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdk.errors import InvalidInput, InvalidName
+from sdk.given_values import build
 from sdk.names import check_name
 from sdk.schemas.codes import plain_type
 from sdk.schemas.held_out import HoldoutFields, no_held_out
@@ -22,7 +23,7 @@ from sdk.schemas.sweeps import COMMANDS, HELD_OUT_LOSS, SweepFields, SweepReques
 from sdk.schemas.training import TrainingSpec
 from sdk.schemas.varied_options import first_setting, parse_axis, separator_of, why_fixed
 from sdk.submitting.job_options import parse_duration
-from sdk.validation import build, check_held_out
+from sdk.validation import check_held_out
 
 #: What a list of values has where one of them is a list of names, or a table of modules.
 _NESTED = (list, tuple, Mapping)

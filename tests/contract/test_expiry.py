@@ -28,7 +28,8 @@ from registry.jobs.models import Attempt, Job, JobEvent
 from registry.principal import LOCAL, Role
 from registry.removal import expiry
 from registry.removal.expiry import Expiry
-from registry.removal.models import AuditExport, DailyWork, Lifetimes
+from registry.removal.lifetimes import Lifetimes
+from registry.removal.models import AuditExport, DailyWork
 from sdk.client import Client
 from sdk.errors import NotFound
 from sdk.schemas.artifacts import BlobSpec, UploadRequest, UploadView

@@ -22,7 +22,8 @@ from support.registries import World
 
 from registry.access.keys import KeyedRequest, _key
 from registry.access.models import Token
-from registry.access.tokens import Tokens, secret_digest
+from registry.access.secret_digests import secret_digest
+from registry.access.tokens import Tokens
 from registry.app.pages import PAGE_ROOMS, routes_of_pages
 from registry.catalog.models import Origin, Version
 from registry.catalog.versions.lifecycle import VersionState

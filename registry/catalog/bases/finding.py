@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, and_, bindparam, select
 from sqlalchemy.orm import Session, defaultload, undefer
 
-from registry.artifacts.manifests import read_manifest
 from registry.catalog.bases.names import ANYBODYS, NEAREST, Whose, meaning_of, namespaces_meaning
 from registry.catalog.models import BaseModelRow, NamedBase, Version
 from registry.db.stored_json import table, view_of
@@ -22,7 +21,6 @@ from sdk.formats.packed_weights import block_size_of
 from sdk.lora.stored_quantization import StoredQuantizationError, stored_recipe
 from sdk.schemas.catalog import BaseBrief, BaseSelector, BaseView
 from sdk.schemas.lora_config import QuantizationRecipe
-from sdk.schemas.work import BaseSource
 
 #: Also reads a base's large columns.
 WHOLE = (
@@ -225,21 +223,6 @@ def files_of(session: Session, row: NamedBase) -> str | None:
         return row.manifest_digest
     published = (NamedBase.namespace == EVERYWHERE, NamedBase.base_pk == row.base_pk)
     return session.scalars(select(NamedBase.manifest_digest).where(*published)).first()
-
-
-def source_of(session: Session, row: NamedBase) -> BaseSource:
-    """Say where a worker finds a base, by what its namespace says."""
-    digest = files_of(session, row)
-    manifest = None if digest is None else read_manifest(session, digest)
-    return BaseSource(
-        id=row.id,
-        revision=row.revision,
-        fingerprint=row.base.fingerprint,
-        location=row.location,
-        manifest=manifest,
-        hashed=row.facts != "claimed",
-        namespace=row.namespace,
-    )
 
 
 def brief_base(row: NamedBase) -> BaseBrief:

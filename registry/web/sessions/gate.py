@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.access.caller_limits import CallerLimits
-from registry.access.tokens import secret_digest
+from registry.access.secret_digests import secret_digest
 from registry.errors import Forbidden, RateLimited, RegistryError, Unauthenticated
 from registry.http.paths import CODE, SIGN_IN, SIGN_OUT, STATIC, area_of
 from registry.http.rights import note_forbidden

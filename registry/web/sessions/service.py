@@ -15,7 +15,8 @@ from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, joinedload
 
 from registry.access.models import Token, in_use
-from registry.access.tokens import Tokens, principal_of, secret_digest
+from registry.access.secret_digests import secret_digest
+from registry.access.tokens import Tokens, principal_of
 from registry.db.database import Database
 from registry.db.types import utc_now
 from registry.errors import RegistryError, Unauthenticated

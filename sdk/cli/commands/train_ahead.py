@@ -19,6 +19,7 @@ from sdk.cli.support.spec_options import shown_value
 from sdk.errors import InvalidInput
 from sdk.examining.planning import given_to_plan
 from sdk.formats.base_files import CONFIG_FILE, positions_of
+from sdk.given_values import build
 from sdk.names import check_name
 from sdk.pushing.base_folder import read_base_config
 from sdk.schemas.option_types import options_of
@@ -26,7 +27,7 @@ from sdk.schemas.training import PLANNED, TrainingSpec
 from sdk.submitting.given_data import objective_of_files, sources_of
 from sdk.submitting.given_template import with_template_text
 from sdk.submitting.job_options import checkpoint_policy, checkpoint_ref, job_options
-from sdk.validation import build, check_held_out
+from sdk.validation import check_held_out
 
 
 def show_ahead(

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from support.registries import World
 
 from registry.access.models import Token
-from registry.access.tokens import secret_digest
+from registry.access.secret_digests import secret_digest
 from registry.db.types import utc_now
 from registry.principal import SYSTEM, Role
 from sdk.api.serving import standing

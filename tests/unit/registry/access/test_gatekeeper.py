@@ -15,7 +15,8 @@ from support.fixtures import Limits
 from registry.access import caller_limits as failures_module
 from registry.access.authentication import TRUST_S, Gatekeeper
 from registry.access.caller_limits import CallerLimits, FailedLogins
-from registry.access.tokens import Tokens, secret_digest
+from registry.access.secret_digests import secret_digest
+from registry.access.tokens import Tokens
 from registry.db.database import Database
 from registry.principal import LOCAL, Principal, Role
 

@@ -12,7 +12,8 @@ from fastapi.routing import APIRoute
 from support import processes
 
 from registry.app.pages import PAGE_ROOMS, OpenedPages, PageRoom, routes_of_pages
-from registry.app.rooms import ROOMS, Room, is_below, routes_of
+from registry.app.rooms import ROOMS, OpenedRooms, Room, is_below, routes_of
+from sdk.version import API
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.views)
@@ -20,6 +21,21 @@ def test_each_route_of_a_room_lies_under_its_row(room: Room) -> None:
     paths = [route.path for route in routes_of(room)]
     assert paths
     assert [path for path in paths if not any(is_below(path, own) for own in room.paths)] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room.methods], ids=lambda room: room.views)
+def test_each_route_of_a_room_has_a_method_of_its_row(room: Room) -> None:
+    methods = [route.methods or set() for route in routes_of(room)]
+    assert frozenset[str]().union(*methods) <= (room.methods or frozenset())
+
+
+def test_rooms_are_opened_by_method_and_all_where_no_route_answers() -> None:
+    rooms = OpenedRooms(FastAPI())
+    rooms.open_for("GET", f"{API}/versions")
+    assert {route.name for route in rooms.routes} >= {"list_versions"}
+    assert "publish_version" not in {route.name for route in rooms.routes}
+    rooms.open_for("DELETE", f"{API}/versions")
+    assert {route.name for route in rooms.routes} >= {"publish_version", "submit_job"}
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.views)

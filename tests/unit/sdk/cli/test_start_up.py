@@ -13,7 +13,7 @@ from support import processes
 LIBRARIES = {"annotated_types", "click", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection"}
 HTTP = {"anyio", "certifi", "h11", "httpcore", "httpx", "idna"}
 ROOMS = {
-    "allowed_locations api cli client config environment errors file_locks formats home_helpers imports lora names process_starts",
+    "allowed_locations api cli client config environment errors file_locks formats given_values home_helpers imports lora names process_starts",
     "pulling rows schemas validation version whole_files default_client",
 }
 #: What neither `list` nor the registry of a folder that answers it needs.

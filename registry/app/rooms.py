@@ -64,6 +64,7 @@ ROOMS = (
     _below_api("promotion.approval_views", "approvals"),
     _below_api("promotion.probe_views", "probes"),
     _below_api("evaluations.views", "evaluations"),
+    _below_api("evaluations.comparing.views", "evaluations"),
     _below_api("lineage.views", "lineage", "version/about"),
     _below_api("access.views", "whoami", "tokens"),
     _below_api("quotas.views", "quotas"),
@@ -100,14 +101,20 @@ class OpenedRooms:
         self._open(ROOMS)
 
     def open_for(self, method: str, path: str) -> None:
-        """Import the rooms that may answer a request: all of them if no route does, since then the answer is about all of them.
-
-        Pages are none of the API's.
+        """Import rooms that may answer a request, one after the other until one does: all of them if no route does, since
+        then the answer is about all of them. Pages are none of the API's.
         """
-        if self._closed and not path.startswith(PAGES):
-            self._open([room for room in ROOMS if room.may_answer(method, path)])
-            if not any(method in (route.methods or ()) and route.path_regex.match(path) for route in self.routes):
-                self._open(ROOMS)
+        if not self._closed or path.startswith(PAGES):
+            return
+        for room in ROOMS:
+            if room.may_answer(method, path):
+                self._open([room])
+                if self._answers(method, path):
+                    return
+        self._open(ROOMS)
+
+    def _answers(self, method: str, path: str) -> bool:
+        return any(method in (route.methods or ()) and route.path_regex.match(path) for route in self.routes)
 
     def _open(self, rooms: Sequence[Room]) -> None:
         with self._lock, lean_imports():

@@ -24,7 +24,7 @@ from registry.storage import Storage
 from registry.usage.charging import NamespaceLimits, limit_by_default
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from registry.access.audit.service import Audit
     from registry.access.read_only.service import ReadOnlySwitch
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from registry.datasets.signatures import SignedDatasets
     from registry.evaluations.comparing.service import Comparisons
     from registry.evaluations.contamination.service import ContaminationChecks
+    from registry.evaluations.models import Evaluation
     from registry.evaluations.picking import RowPicks
     from registry.evaluations.rows import EvaluationRows
     from registry.evaluations.service import Evaluations
@@ -434,9 +435,8 @@ class Services:
     @cached_property
     def evaluations(self) -> Evaluations:
         from registry.evaluations.service import Evaluations
-        from registry.promotion import tries
 
-        return Evaluations(self.db, on_kept=tries.note_scores)
+        return Evaluations(self.db, on_kept=_note_scores)
 
     @cached_property
     def evaluation_rows(self) -> EvaluationRows:
@@ -714,6 +714,13 @@ class _LaterMembers:
 
     def resolve(self, ref: MemberRef, *, who: Principal) -> VersionView:
         return self._join().resolve(ref, who=who)
+
+
+def _note_scores(session: Session, kept: Sequence[Evaluation]) -> None:
+    # Whoever reads scores imports nothing of promotion.
+    from registry.promotion import tries
+
+    tries.note_scores(session, kept)
 
 
 def _protected(session: Session, adapter: str, namespace: str) -> set[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.access.audit.service import record
-from registry.access.models import ReadOnlyRow
-from registry.db.database import Database
 from registry.db.statements import insert_if_new, upsert
 from registry.db.types import utc_now
 from registry.errors import ReadOnly, RegistryError
@@ -19,6 +17,9 @@ from registry.http.paths import CODE, REPORTS, SIGN_IN, SIGN_OUT, area_of
 from registry.http.refusals import refused
 from registry.principal import EVERYWHERE, Principal
 from sdk.version import API
+
+if TYPE_CHECKING:
+    from registry.db.database import Database
 
 #: How long the database's answer is cached, in seconds: after that every process follows the switch.
 TRUST_S = 1.0
@@ -46,6 +47,9 @@ class ReadOnlySwitch:
 
     def turn_on(self, *, reason: str, who: Principal) -> None:
         """Refuse changes from now on, for a reason that refused callers are told; calling it again replaces the reason."""
+        from registry.access.audit.service import record
+        from registry.access.models import ReadOnlyRow
+
         said = {"reason": reason, "set_by": who.name, "since": utc_now()}
         with self._db.write() as session:
             before = None
@@ -58,6 +62,9 @@ class ReadOnlySwitch:
 
     def turn_off(self, *, who: Principal) -> None:
         """Allow changes again; repeating it is harmless."""
+        from registry.access.audit.service import record
+        from registry.access.models import ReadOnlyRow
+
         with self._db.write() as session:
             row = session.get(ReadOnlyRow, _ROW, with_for_update=True)
             if row is not None:
@@ -73,6 +80,9 @@ class ReadOnlySwitch:
             return "REGISTRY_READ_ONLY is set"
         if self.is_known:
             return self._known
+        # Requests that only read don't get here, and need no table of these.
+        from registry.access.models import ReadOnlyRow
+
         try:
             with self._db.read() as session:
                 row = session.get(ReadOnlyRow, _ROW)

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from registry.catalog.models import Adapter, Version, VersionDocument
 from registry.catalog.versions.finding import find_adapter, find_version, parse_ref, parse_ref_or_member
 from registry.catalog.versions.lifecycle import PULLABLE, VersionState
-from registry.catalog.versions.norms import norms_of
 from registry.catalog.versions.present import present, present_all
 from registry.db.database import Database
 from registry.db.paging import Paged, Paging, page_of
@@ -61,6 +60,9 @@ class Catalog:
         TurnNeededError.
         """
         parsed = parse_ref(ref)
+        # It takes the code that examines what is pushed.
+        from registry.catalog.versions.norms import norms_of
+
         return norms_of(self._db, lambda session: find_version(session, parsed, who))
 
     def versions(self, *, adapter: str, archived: bool, who: Principal, **page: Unpack[Paging]) -> Paged[VersionView]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sdk.api.datasets import DatasetRoutes
 from sdk.errors import NotFound
 
 if TYPE_CHECKING:
@@ -19,14 +20,16 @@ class ShownDatasets:
 
     def __init__(self, client: Client, digests: Iterable[str | None]) -> None:
         self._names: dict[str, list[str]] = {}
+        # Not `client.datasets`, which also adds, checks and previews rows.
+        datasets = DatasetRoutes(client.transport)
         wanted = {digest for digest in digests if digest}
         if len(wanted) > _FEW:
-            views = client.datasets()
+            views = datasets()
         else:
             views = []
             for digest in sorted(wanted):
                 try:
-                    views.append(client.datasets.get(digest))
+                    views.append(datasets.get(digest))
                 except NotFound:
                     # It is removed, or the caller may not read it.
                     continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from support import processes
@@ -62,12 +61,24 @@ print(json.dumps(sorted(name for name, module in sys.modules.items() if module i
 """
 
 
-@pytest.fixture
-def modules(tmp_path: Path) -> set[str]:
-    """What `list` over a folder has imported; its schema was made by an earlier command."""
-    env = processes.environment(ADAPTERCTL_URL=f"local:{tmp_path / 'home'}", HOME=str(tmp_path))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of commands over a folder, whose schema was made by an earlier one."""
+    home = tmp_path_factory.mktemp("commands")
+    env = processes.environment(
+        ADAPTERCTL_URL=f"local:{home / 'home'}",
+        ADAPTERCTL_CACHE=str(home / "cache"),
+        ADAPTERCTL_HELPER="0",
+        HOME=str(home),
+    )
     processes.finished(sys.executable, "-c", PROGRAM, env=env, check=True)
-    done = processes.finished(sys.executable, "-c", PROGRAM, env=env, check=True)
+    return env
+
+
+@pytest.fixture
+def modules(folder: dict[str, str]) -> set[str]:
+    """What `list` over a folder has imported; its schema was made by an earlier command."""
+    done = processes.finished(sys.executable, "-c", PROGRAM, env=folder, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -102,3 +113,55 @@ print(json.dumps(sorted(set(sys.modules) - before)))
         if name.startswith("sdk.") and name not in {"sdk.notebook", "sdk.notebook.table_list"}
     }
     assert rooms <= {name for line in ROOMS for name in line.split()}, rooms
+
+
+#: A command as its script runs it; what it refuses doesn't matter.
+COMMAND = """
+import json, sys
+from sdk.imports import begin_program
+begin_program()
+from sdk.cli import cli
+from sdk.errors import NotFound
+try:
+    cli.main(sys.argv[1:], standalone_mode=False)
+except NotFound:
+    pass
+print(json.dumps(sorted(name for name, module in sys.modules.items() if module is not None)))
+"""
+#: What no short command over a folder needs, and what each doesn't need beside it.
+NOT_AT_ALL = {
+    "registry.web registry.series registry.search registry.lineage registry.serving registry.quotas registry.monitoring",
+    "registry.rows.service registry.removal.expiry registry.access.tokens registry.evaluations.comparing email_validator",
+    "pydantic.v1 rich yaml jinja2 numpy alembic.command boto3 celery prometheus_client uvicorn torch",
+}
+NOT_FOR = {
+    "show nope@v1": "registry.jobs registry.promotion registry.sweeps registry.datasets registry.artifacts.admission sdk.pushing "
+    "sdk.examining sdk.nouns sdk.lora.planning",
+    "jobs list --format json": "registry.promotion registry.sweeps registry.evaluations sdk.pushing sdk.examining sdk.nouns",
+    "promote nope@v1 staging": "registry.jobs registry.sweeps registry.datasets registry.artifacts.admission sdk.examining sdk.nouns",
+    "pull nope@v1": "registry.jobs registry.promotion registry.evaluations registry.datasets sdk.examining sdk.nouns sdk.objects",
+}
+
+
+@pytest.mark.parametrize("command", NOT_FOR)
+def test_a_command_over_a_folder_imports_what_it_needs(command: str, folder: dict[str, str]) -> None:
+    done = processes.finished(sys.executable, "-c", COMMAND, *command.split(), env=folder, check=True)
+    unneeded = {name for line in {*NOT_AT_ALL, NOT_FOR[command]} for name in line.split()}
+    assert {
+        name
+        for name in json.loads(done.stdout.splitlines()[-1])
+        if any(name == each or name.startswith(f"{each}.") for each in unneeded)
+    } == set()
+
+
+def test_scores_are_read_without_what_compares_rows_and_decides(folder: dict[str, str]) -> None:
+    program = """
+import json, sys
+from sdk.client import Client
+with Client() as client:
+    client.transport.call("GET", "/evaluations", object)
+print(json.dumps([name for name in sys.modules if name.startswith("registry.")]))
+"""
+    done = processes.finished(sys.executable, "-c", program, env=folder, check=True)
+    unneeded = ("registry.promotion", "registry.sweeps", "registry.rows.service", "registry.evaluations.comparing")
+    assert [name for name in json.loads(done.stdout) if name.startswith(unneeded)] == []

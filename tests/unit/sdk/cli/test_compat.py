@@ -15,7 +15,7 @@ from support.registries import embedded
 from support.small import HIDDEN, write_adapter, write_base, write_safetensors
 
 from sdk import Client
-from sdk.cli.commands import catalog
+from sdk.cli.commands import show
 from sdk.cli.commands import compat as command
 from sdk.cli.commands.compat import compat_command
 from sdk.errors import InvalidBase, InvalidInput, NotFound
@@ -171,7 +171,7 @@ def test_a_base_that_was_taken_away_is_not_guessed(registry: Client, monkeypatch
 
 
 def test_show_says_it_in_brief(run: Any) -> None:
-    done = CliRunner().invoke(catalog.show_command, ["rslora", "--format", "json"])
+    done = CliRunner().invoke(show.show_command, ["rslora", "--format", "json"])
     answers = {engine: said["answer"] for engine, said in json.loads(done.stdout)["compat"].items()}
     assert answers == {"vllm": "yes", "sglang": "no", "llama.cpp": "yes", "ollama": "yes", "peft": "yes"}
 

@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from sdk.imports import is_program, nothing_collected
 
@@ -40,24 +41,22 @@ def _built_on_first_use() -> Iterator[None]:
     if not is_program() or "fastapi" in sys.modules:
         yield
         return
-    from pydantic._internal import _config
-
-    # What a model's own configuration doesn't say. Without this table, models are built as they are defined.
-    defaults: dict[str, Any] = getattr(_config, "config_defaults", {})
-    before, rebuild = defaults.get("defer_build", False), BaseModel.__dict__["model_rebuild"]
+    # What models inherit that are defined meanwhile.
+    before, rebuild = BaseModel.model_config, BaseModel.__dict__["model_rebuild"]
 
     def later(cls: type[BaseModel], /, **given: Any) -> bool | None:
-        if sys._getframe(1).f_globals.get("__name__") == _REBUILT:
+        caller = getattr(inspect.currentframe(), "f_back", None)
+        if caller is not None and caller.f_globals.get("__name__") == _REBUILT:
             return None
         done: bool | None = rebuild.__func__(cls, **given)
         return done
 
-    defaults["defer_build"] = True
+    BaseModel.model_config = ConfigDict(**before, defer_build=True)
     BaseModel.model_rebuild = classmethod(later)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        defaults["defer_build"] = before
+        BaseModel.model_config = before
         BaseModel.model_rebuild = rebuild  # type: ignore[method-assign]
 
 

@@ -29,16 +29,10 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
 )
-from pydantic.plugin import _loader as _plugin_loader
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from sdk.formats.canonical_json import canonical_json as canonical_json
 from sdk.formats.canonical_json import digest_of as digest_of
-from sdk.imports import is_program
-
-if is_program():
-    # Pydantic would read what each installed package offers, for plugins that watch validation: 0.015 s of each command.
-    _plugin_loader._plugins = {}
 
 #: Marks a field that is left out while it is None.
 IF_SET = Field(exclude_if=lambda value: value is None)

@@ -15,8 +15,8 @@ from support.registries import embedded
 from support.small import HIDDEN, write_adapter, write_base, write_safetensors
 
 from sdk import Client
-from sdk.cli.commands import show
 from sdk.cli.commands import compat as command
+from sdk.cli.commands import show
 from sdk.cli.commands.compat import compat_command
 from sdk.errors import InvalidBase, InvalidInput, NotFound
 from sdk.examining import engine_compatibility
@@ -47,7 +47,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, folders: Path) -> Iterato
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, registry: Client) -> Any:
-    for module in (command, catalog):
+    for module in (command, show):
         monkeypatch.setattr(module, "open_client", lambda: nullcontext(registry))
     return drawn
 

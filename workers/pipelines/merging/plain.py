@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from workers.pipelines.merging.pieces import Piece, Placement, Shape
 from workers.pipelines.merging.plan import ResolvedMerge, plan_tensors
 from workers.pipelines.merging.prepared import Prepared, prepared, require_scales
 from workers.pipelines.merging.stored_base import FLOATS, open_files, open_stored_base
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.dtype_names import DtypeName
 from workers.pipelines.model.references import require_self_contained
 
 _ARCHITECTURES = {
@@ -96,7 +97,8 @@ def plain(base: Path, adapter: Path) -> Prepared | None:
     if untied:
         return None
     merged = merged_config(base, dtype=None, untied=False, vocabulary=None, labelled=None)
-    return prepared(base, adapter, stored, changes, written, target, config=merged, dtype=dtype)
+    plan = prepared(base, adapter, stored, changes, written, target, config=merged, dtype=dtype)
+    return replace(plan, is_plain=True)
 
 
 def _adapter_config(adapter: Path) -> dict[str, Any] | None:

@@ -67,8 +67,8 @@ def in_float32(values: Array, dtype: str) -> Array:
     [1.0, -2.0]
     """
     if dtype == "BF16":
-        wide = values.astype("<u4")
-        wide <<= 16
+        # The bits of bfloat16 are the upper half of a float32's.
+        wide: Array = np.multiply(values, np.uint32(1 << 16), dtype="<u4")
         return wide.view("<f4")
     narrow: Array = values.astype("<f4")
     return narrow

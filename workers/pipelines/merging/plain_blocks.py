@@ -1,7 +1,7 @@
 """The numbers of a plain merge, some rows at a time: W' = W + s·B·A in float32, as PEFT adds it, before it is rounded once.
 
-It needs numpy alone: importing torch takes longer than the whole merge of a model of a billion weights. Where a product has at
-least 16 rows and columns, numpy's sums are torch's to the last digit.
+It needs numpy alone: importing torch takes longer than the whole merge of a small model. Its sums are torch's to the last digit
+for products of these sizes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: How many numbers are in memory at a time: with fewer, two threads wait for each other during the Python code between
 #: products.
 _BLOCK_NUMBERS = 2**18
+#: Products of so many rows at least, of a multiple of as many columns, and of this rank at most are summed as torch sums them.
+LEAST_ROWS, MOST_RANK = 16, 128
 #: The least number that is rounded to an infinity, by the type of a file; a float32 that is no infinity is none as it is.
 _TOO_LARGE = {
     "BF16": float(np.uint32(0x7F7F8000).view("<f4")),
@@ -84,7 +86,8 @@ class PlainBlocks:
             return summed
         bits: Array = self._room.of("sum", rows.shape, "<u4")
         # The bits of bfloat16 are the upper half of a float32's.
-        np.left_shift(rows, np.uint32(16), out=bits, dtype="<u4")
+        bits[...] = rows
+        bits <<= np.uint32(16)
         return bits.view("<f4")
 
     def _rounded(self, total: Array, dtype: str) -> Array:
@@ -99,7 +102,7 @@ class PlainBlocks:
         odd += np.uint32(0x7FFF)
         bits += odd
         found: Array = self._room.of("rounded", bits.shape, "<u2")
-        found[...] = bits.view("<u2")[:, 1::2]
+        np.right_shift(bits, np.uint32(16), out=found, casting="unsafe")
         return found
 
     def _matrix(self, factor: Factor) -> Array:
@@ -113,11 +116,11 @@ class PlainBlocks:
 
 def ranges_of(written: MergedTensor) -> Iterator[tuple[int, int]]:
     """Yield the rows of a plane of a tensor that are computed at a time, as (begin, end)."""
-    rows, step = written.grid.rows, max(2, _BLOCK_NUMBERS // max(1, written.grid.columns))
+    rows, step = written.grid.rows, max(LEAST_ROWS, _BLOCK_NUMBERS // max(1, written.grid.columns))
     begin = 0
     while begin < rows:
-        # A single row would be multiplied by another routine, which sums in another order than PEFT's whole product.
-        end = rows if rows - begin <= step + 1 else begin + step
+        # A few rows would be multiplied by another routine, which sums in another order than PEFT's whole product.
+        end = rows if rows - begin < step + LEAST_ROWS else begin + step
         yield begin, end
         begin = end
 

@@ -418,6 +418,13 @@ def test_prediction_of_a_written_weight_that_is_wrong_is_far(llama: Made, tmp_pa
     assert measured(plan, llama.base, tmp_path / "out").distance.kl > 1e-3
 
 
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(16, 16, 1), (455, 576, 16), (31, 1536, 64), (17, 896, 128)])
+def test_products_are_summed_as_torch_sums_them(rows: int, columns: int, rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    b, a = (torch.randn(size, generator=generator) for size in ((rows, rank), (rank, columns)))
+    assert (b.numpy() @ a.numpy()).tobytes() == torch.mm(b, a).numpy().tobytes()
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 def test_numbers_are_rounded_as_torch_rounds_them(dtype: str, tmp_path: Path) -> None:
     numbers = torch.randn(64, 48, generator=torch.Generator().manual_seed(1)) * 2.0 ** torch.arange(-36, 12)

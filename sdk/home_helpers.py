@@ -47,6 +47,8 @@ _GREETED_S = 0.05
 #: A socket's whole path has at most 104 bytes, on Linux 108.
 _MOST_PATH_BYTES = 100
 _MOST_ANSWER_BYTES = 16_384
+#: How long who needs one that is being started waits for it.
+_AWAITED_S = 10.0
 _TERMINATE_S, _KILL_S, _LOOK_EVERY_S = 2.0, 2.0, 0.02
 #: What the helper gets of the environment: what Python needs to start. It starts no job, and has no token.
 _ENVIRONMENT = (
@@ -176,15 +178,15 @@ def _changes(folder: str) -> Iterator[int]:
             yield from _changes(entry.path)
 
 
-def greet(place: HelperPlace) -> dict[str, str] | None:
+def greet(place: HelperPlace, *, within_s: float = _GREETED_S) -> dict[str, str] | None:
     """Say that a command begins; return the headers of the answer, in lower case, or None if no helper of this build answers.
 
-    What the registry does whenever a folder is opened is done by then. Takes 50 ms at most.
+    What the registry does whenever a folder is opened is done by then. Takes `within_s` at most.
     """
-    deadline_s = time.monotonic() + _GREETED_S
+    deadline_s = time.monotonic() + within_s
     try:
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as asked:
-            asked.settimeout(_GREETED_S)
+            asked.settimeout(within_s)
             asked.connect(str(place.socket))
             if peer_uid(asked) != os.getuid():
                 return None
@@ -236,9 +238,39 @@ def start_helper(place: HelperPlace) -> bool:
     except OSError:
         # Also if somebody has the lock.
         return False
-    # It outlives this process, so nobody waits for it.
-    _STARTED.append(started)
+    # It outlives this process, so nobody waits for its end.
+    _STARTED.append((place, started))
     return True
+
+
+def begin_helper(home: Path) -> bool:
+    """Start the helper of a folder now, unless it answers already, for two processes that need it soon; say whether there is one."""
+    place = place_of(home)
+    return place is not None and (greet(place) is not None or start_helper(place))
+
+
+def await_helper(place: HelperPlace) -> dict[str, str] | None:
+    """Return what a helper that is being started answers to a greeting, or None if it ends. Takes 10 s at most."""
+    deadline_s = time.monotonic() + _AWAITED_S
+    while (left_s := deadline_s - time.monotonic()) > 0 and _is_held(place.lock):
+        # It may be answering others, or still begin.
+        if place.socket.exists() and (greeted := greet(place, within_s=left_s)) is not None:
+            return greeted
+        time.sleep(_LOOK_EVERY_S)
+    return None
+
+
+def is_started_here(place: HelperPlace) -> bool:
+    """Whether this process has started the helper of a folder, and it has not ended."""
+    return any(started == place and process.poll() is None for started, process in _STARTED)
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with locked(lock, timeout_s=0):
+            return False
+    except OSError:
+        return True
 
 
 def _new_log(path: Path) -> IO[bytes]:
@@ -246,7 +278,7 @@ def _new_log(path: Path) -> IO[bytes]:
 
 
 #: Python would warn of a child that nobody has waited for.
-_STARTED: list[subprocess.Popen[bytes]] = []
+_STARTED: list[tuple[HelperPlace, subprocess.Popen[bytes]]] = []
 
 
 def helpers() -> list[HomeHelper]:

@@ -1,6 +1,6 @@
 """The helper of a folder: the same application over a Unix socket, for the commands of the user whose folder it is.
 
-It is started by a command that is done (`sdk.home_helpers` has where and when), and ends after a minute without another
+It is started by a command that is done, or that has a job begin (`sdk.home_helpers` has where and when), and ends after a minute without another
 one, by SIGTERM, or when its folder is another one or gone. It has no more rights than a command has, and no port.
 
 ::

@@ -24,6 +24,8 @@ RUNNER_MODULE = "workers.entry.local_runner"
 
 #: The runner's first child imports only this module of a pipeline.
 _READY_VARIABLE = "ADAPTER_WORKER_CHILD_READY"
+#: Says whether the helper of the home is asked (`sdk.config.wants_helper`).
+_HELPER_VARIABLE = "ADAPTERCTL_HELPER"
 
 #: The processes that this one has started. So a runner that is still at work is not reported as forgotten when its
 #: queue is deleted, and is waited for once it has ended.
@@ -63,15 +65,20 @@ class LocalQueue:
             self._hold(process)
 
     @contextmanager
-    def expecting(self, module: str | None = None) -> Iterator[None]:
+    def expecting(self, module: str | None = None, *, helped: bool = False) -> Iterator[None]:
         """Start a runner, unless there is one, for a job that the block submits: both get ready at the same time.
 
-        `module` is the pipeline's module whose libraries are enough for the job; None: all are imported. The runner ends if the block, or this process, ends without a job.
+        `module` is the pipeline's module whose libraries are enough for the job; None: all are imported. `helped`: the
+        home has a helper, or one is being started, which the runner asks instead of opening the home itself. The runner
+        ends if the block, or this process, ends without a job.
         """
+        variables = {} if module is None else {_READY_VARIABLE: module}
+        if helped:
+            variables[_HELPER_VARIABLE] = "1"
         process: subprocess.Popen[bytes] | None = None
         # Without it the job itself starts one.
         with suppress(OSError), locked(self._home / LOCK_FILE, timeout_s=0) as lock:
-            process = self._start(lock, str(os.getpid()), **({} if module is None else {_READY_VARIABLE: module}))
+            process = self._start(lock, str(os.getpid()), **variables)
             self._hold(process)
         try:
             yield

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from sdk.errors import Unavailable
-from sdk.home_helpers import RUNNER_HEADER, HelperPlace, greet
+from sdk.home_helpers import RUNNER_HEADER, HelperPlace, await_helper, greet
 
 _READS = ("GET", "HEAD")
 
@@ -60,9 +60,11 @@ class HelpedTransport(httpx.BaseTransport):
             self._here.close()
 
 
-def helped(place: HelperPlace, opened_here: Callable[[], httpx.BaseTransport]) -> HelpedTransport | None:
-    """Return a transport by the helper that answers there; None if none does."""
-    greeted = greet(place)
+def helped(
+    place: HelperPlace, opened_here: Callable[[], httpx.BaseTransport], *, awaited: bool = False
+) -> HelpedTransport | None:
+    """Return a transport by the helper that answers there; None if none does. With `awaited`, one may still be starting."""
+    greeted = await_helper(place) if awaited else greet(place)
     if greeted is None:
         return None
     if RUNNER_HEADER.lower() in greeted:

@@ -52,6 +52,8 @@ class Transport:
         #: Called with the path below `/api/v1` and the body of each answer that could be read.
         self.on_answer: Callable[[str, bytes], None] | None = None
         self._is_command = is_command
+        #: Whether a helper that is asked at all, and that is being started, is waited for.
+        self.awaits_helper = False
         #: Where a helper of the folder would be, which was opened in this process because there is none.
         self.unhelped: HelperPlace | None = None
         #: By the id of the process that created it.
@@ -163,13 +165,14 @@ class Transport:
         """Ask the helper of a folder if it has one and that is wanted, or else open it in this process."""
         if not wants_helper(by_default=self._is_command):
             return _embedded(config)
-        from sdk.home_helpers import place_of
+        from sdk.home_helpers import is_started_here, place_of
 
         place = place_of(home)
-        if place is not None and place.socket.exists():
+        awaited = place is not None and (self.awaits_helper or is_started_here(place))
+        if place is not None and (awaited or place.socket.exists()):
             from sdk.api.helped import helped
 
-            if (found := helped(place, lambda: _embedded(config))) is not None:
+            if (found := helped(place, lambda: _embedded(config), awaited=awaited)) is not None:
                 return found
         made = _embedded(config)
         # A new folder may only have one now.

@@ -144,8 +144,12 @@ class TestLocal:
             queue.announce("job", "cpu")
             assert queue._started == [process]
             assert process.wait(60) == 0
-        with queue.expecting():
+        with queue.expecting(helped=True):
             (process,) = queue._started
+            environ = Path(f"/proc/{process.pid}/environ")
+            # It is empty until the program is executed.
+            wait_until(environ.read_text, timeout_s=60)
+            assert "ADAPTERCTL_HELPER=1" in environ.read_text().split("\0")
         assert process.wait(60) == 0
         program = (
             "import sys; from pathlib import Path; from registry.queue import local\n"

@@ -134,6 +134,7 @@ def _carry_out(text: bytes, host: _Process) -> Wire | None:
     """Return the result of a pipeline; None if it was told to stop and has written a checkpoint."""
     order = TypeAdapter(AnyOrder).validate_json(text)
     with nothing_collected(ever=True), nothing_searched():
+        # A plain merge imports what it needs itself.
         if not (isinstance(order, MergeOrder) and order.may_be_plain):
             import_libraries(order.pipeline)
         module = importlib.import_module(f"workers.pipelines.{order.module}")

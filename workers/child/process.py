@@ -83,11 +83,12 @@ _DRAIN_S = 5.0
 #: bitsandbytes would load all of it, a quarter of a child's start time. oneDNN would cache 1,024 kernels, one for each
 #: shape of a product in 16 bits: with rows of many lengths they take 0.6 GB. OpenMP's threads would wait for each other
 #: in a loop 300,000 times, on a busy machine for one that doesn't run: a merge with measuring took 17.6 s of the processor, and 7.7 s
-#: with 10,000 times.
+#: with 10,000 times. numpy's products are those of a merge, which has threads of its own.
 LIBRARIES = {
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
     "GOMP_SPINCOUNT": "10000",
+    "OPENBLAS_NUM_THREADS": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(MOST_KERNELS),
     # Memory in larger pages, if the system has them: each is made in one go.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

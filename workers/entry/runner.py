@@ -68,7 +68,8 @@ class Worker:
         return True
 
     def get_ready(self) -> None:
-        """Open the registry, before there is a job."""
+        """Open the registry, before there is a job; its helper, if that is asked, may only be starting."""
+        self._client.transport.awaits_helper = True
         self._client.transport.open()
 
     def sweep(self) -> None:

@@ -265,11 +265,12 @@ class MergeOrder(Order):
 
     @property
     def may_be_plain(self) -> bool:
-        """Whether this could be a merge that needs neither PEFT nor transformers, which depends on the base and the adapter."""
+        """Whether this could be a merge that needs no PEFT, and transformers to measure alone, which depends on the base and
+        the adapter.
+        """
         spec = self.spec
         return (
-            not spec.measure
-            and spec.quantize is None
+            spec.quantize is None
             and spec.dtype == "auto"
             and spec.onto != "dequantized"
             and self.quantization is None

@@ -57,7 +57,7 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
     if target is not None:
         require_free(target, replaceable=False)
     chosen = {key: value for key, value in {**given, "register": register}.items() if value is not None}
-    with expecting_job(None if _needs_libraries(chosen) else "merging.merge"), open_client() as client:
+    with expecting_job(_module_for(chosen)), open_client() as client:
         job = client.submit_merge(ref, **chosen)
         if detach:
             print_detached(style, job)
@@ -68,11 +68,11 @@ def merge_command(ref: str, output: str | None, register: str | None, detach: bo
         hand_out(job, target, style)
 
 
-def _needs_libraries(chosen: Mapping[str, Any]) -> bool:
-    """Whether a merge with these options needs PEFT and transformers in any case."""
-    return chosen.get("measure") is not False or any(
-        chosen.get(name, plain) != plain for name, plain in (("dtype", "auto"), ("quantize", None))
-    )
+def _module_for(chosen: Mapping[str, Any]) -> str | None:
+    """Return the pipeline's module that is enough for a merge with these options, if it is a plain one; None: all are needed."""
+    if any(chosen.get(name, plain) != plain for name, plain in (("dtype", "auto"), ("quantize", None))):
+        return None
+    return "merging.merge"
 
 
 def require_merged(job: Job[MergedModel]) -> None:

@@ -48,9 +48,16 @@ def expecting_job(module: str | None = None) -> Iterator[None]:
     with ExitStack() as held:
         # In a new folder the first process makes the database.
         if home is not None and (home / "registry.sqlite3").exists():
+            helped = False
+            if config.wants_helper(by_default=True):
+                from sdk.home_helpers import begin_helper
+
+                # One process opens the folder, for this command and for the runner.
+                helped = begin_helper(home)
             # Without it, the job itself starts a runner.
             with suppress(ImportError, AttributeError):
-                held.enter_context(import_module("registry.queue.local").LocalQueue(home).expecting(module))
+                queue = import_module("registry.queue.local").LocalQueue(home)
+                held.enter_context(queue.expecting(module, helped=helped))
         yield
 
 

@@ -37,7 +37,18 @@ from sdk.client import Client
 from sdk.config import Config
 from sdk.errors import Unavailable
 from sdk.file_locks import locked
-from sdk.home_helpers import BUILD_HEADER, RUNNER_HEADER, HelperPlace, build, greet, helpers, place_of, start_helper
+from sdk.home_helpers import (
+    BUILD_HEADER,
+    RUNNER_HEADER,
+    HelperPlace,
+    await_helper,
+    begin_helper,
+    build,
+    greet,
+    helpers,
+    place_of,
+    start_helper,
+)
 from sdk.schemas.catalog import BaseView
 
 NOBODY = 65534
@@ -442,3 +453,31 @@ def test_a_transport_of_a_script_opens_the_folder_itself(desk: Desk) -> None:
     transport.call("GET", "/adapters", dict)
     assert transport.unhelped is None
     transport.close()
+
+
+def test_one_that_is_only_starting_is_waited_for_by_a_command_with_a_job_and_by_its_runner(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ADAPTERCTL_HELPER", raising=False)
+    assert begin_helper(desk.home)
+    config = Config(f"local:{desk.home}")
+    with closing(Transport(config, is_command=True)) as command:
+        assert isinstance(command._of_folder(config, desk.home), HelpedTransport)
+    # It answers already, so no other is started.
+    started = len(home_helpers._STARTED)
+    assert begin_helper(desk.home)
+    assert len(home_helpers._STARTED) == started
+    desk.kill()
+    assert begin_helper(desk.home)
+    # Another process than the one that started it.
+    monkeypatch.setattr(home_helpers, "is_started_here", lambda place: False)
+    monkeypatch.setenv("ADAPTERCTL_HELPER", "1")
+    with closing(Transport(config)) as runner:
+        runner.awaits_helper = True
+        assert isinstance(runner._of_folder(config, desk.home), HelpedTransport)
+
+
+def test_one_that_ends_before_it_answers_is_waited_for_no_longer(desk: Desk) -> None:
+    before_s = time.monotonic()
+    assert await_helper(desk.place) is None
+    assert time.monotonic() - before_s < 5

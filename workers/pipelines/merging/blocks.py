@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,18 +12,28 @@ import torch
 
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.merging.changes import AdapterRows, Changes, Factor, LowRank, Shift, Whole, low_rank
+from workers.pipelines.merging.plain_blocks import not_finite, ranges_of
 from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.merging.threads import ScratchMemory
 from workers.pipelines.model.device import DTYPES
 from workers.pipelines.model.torch_tensors import TORCH_TYPES
 
 if TYPE_CHECKING:
     from workers.pipelines.merging.four_bits import FourBits
 
-#: How many numbers are in memory at a time: with fewer, two threads wait for each other during the Python code between
-#: products.
-_BLOCK_NUMBERS = 2**18
+
+class _ScratchMemory(threading.local):
+    """Memory that each thread reuses: allocating it again takes as long as filling it."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, Any], Any] = {}
+
+    def of(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
+        """Return memory for (rows, columns) numbers; the same request returns the same memory again."""
+        held = self._held.get((what, dtype))
+        if held is None or held.numel() < rows * columns:
+            held = self._held[what, dtype] = torch.empty(rows * columns, dtype=dtype)
+        return held[: rows * columns].view(rows, columns)
 
 
 class Blocks:
@@ -39,17 +51,11 @@ class Blocks:
         self._matrices: dict[Factor, Any] = {}
         self._held = ""
         self._factors: dict[str, Any] = {}
-        self._room = ScratchMemory()
+        self._room = _ScratchMemory()
 
     def ranges(self, written: MergedTensor) -> Iterator[tuple[int, int]]:
         """Yield the rows of a plane that are computed at a time, as (begin, end)."""
-        rows, step = written.grid.rows, max(2, _BLOCK_NUMBERS // max(1, written.grid.columns))
-        begin = 0
-        while begin < rows:
-            # A single row would be multiplied by another routine, which sums in another order than PEFT's whole product.
-            end = rows if rows - begin <= step + 1 else begin + step
-            yield begin, end
-            begin = end
+        return ranges_of(written)
 
     def weight(self, parameter: str) -> Any:
         """Return a changed parameter with the base's numbers, (rows, columns) in float32."""
@@ -69,6 +75,14 @@ class Blocks:
                     row += along
                 found[row : row + block.shape[0], column : column + block.shape[1]] = block
         return found
+
+    def bytes_of(self, written: MergedTensor, plane: int, begin: int, end: int) -> memoryview:
+        """Return the same as bytes. Raises PipelineError ("verification") for NaN and infinities."""
+        rows = self.rows(written, plane, begin, end)
+        # A sum is finite if all numbers are, unless it overflows.
+        if rows.is_floating_point() and not math.isfinite(rows.sum(dtype=torch.float32)) and not rows.isfinite().all():
+            raise not_finite(written)
+        return memoryview(rows.contiguous().view(torch.uint8).numpy().reshape(-1))
 
     def rows(self, written: MergedTensor, plane: int, begin: int, end: int) -> Any:
         """Return the rows [begin, end) of a plane of a tensor, (rows, columns) in its own type; valid until the next call."""

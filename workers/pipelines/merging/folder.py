@@ -14,7 +14,7 @@ from sdk.formats.base_files import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, read_in
 from workers.pipelines.data.tokenizer import all_stops, configured_stops, read_object, tokenizer_folder
 from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.dtype_names import DtypeName
 
 #: Endings of weight files, which are not copied from the base to a merged folder.
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")

@@ -32,7 +32,7 @@ from workers.pipelines.merging.stored_base import StoredBase, open_files, open_s
 from workers.pipelines.merging.writing import chunks, digest_in, write_weights
 from workers.pipelines.model.blueprint import blank_model, read_blueprint
 from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.dtype_names import DtypeName
 from workers.pipelines.model.packed import packing_config, quantised_names
 from workers.pipelines.model.torch_tensors import FORMAT_TYPES
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from workers.pipelines.merging.changes import Changes, Factor, LowRank
 from workers.pipelines.merging.plan import MergedTensor, Window
@@ -57,10 +56,22 @@ def decoded(values: Array, dtype: str) -> Array:
     >>> decoded(np.array([0x3F80, 0xC000], dtype="<u2"), "BF16").tolist()
     [1.0, -2.0]
     """
-    if dtype == "BF16":
-        values = (values.astype("<u4") << 16).view("<f4")
-    wide: Array = values.astype("<f8")
+    wide: Array = in_float32(values, dtype).astype("<f8") if dtype == "BF16" else values.astype("<f8")
     return wide
+
+
+def in_float32(values: Array, dtype: str) -> Array:
+    """Return a copy of numbers in float32, which has all those of 16 bits.
+
+    >>> in_float32(np.array([0x3F80, 0xC000], dtype="<u2"), "BF16").tolist()
+    [1.0, -2.0]
+    """
+    if dtype == "BF16":
+        # The bits of bfloat16 are the upper half of a float32's.
+        wide: Array = np.multiply(values, np.uint32(1 << 16), dtype="<u4")
+        return wide.view("<f4")
+    narrow: Array = values.astype("<f4")
+    return narrow
 
 
 def rounded(values: Array, dtype: str) -> Array:
@@ -84,11 +95,8 @@ def step_at(values: Array, dtype: str) -> Array:
 
 
 def times(left: Array, right: Array) -> Array:
-    """Return a product of matrices, or of a matrix and a vector, in float64.
-
-    numpy would use threads of its own, and several callers would wait for each other's.
-    """
-    found: Array = torch.matmul(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    """Return a product of matrices, or of a matrix and a vector, in float64."""
+    found: Array = np.matmul(left, right)
     return found
 
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,11 +24,13 @@ from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.tokenizer import default_template, load_tokenizer, template_beside
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.imports import import_libraries, nothing_searched
-from workers.pipelines.libraries import library_versions
+from workers.pipelines.libraries import library_versions, versions_of
+from workers.pipelines.memory_errors import memory_errors_named, peak_resident_bytes
 from workers.pipelines.merging.folder import stop_as_taught, write_small_files
 from workers.pipelines.merging.found import FoundCorrect
-from workers.pipelines.merging.judgement import Judgement, hold_norms
+from workers.pipelines.merging.judgement import Distance, Judgement, hold_norms
 from workers.pipelines.merging.plain import plain
+from workers.pipelines.merging.plain_measuring import is_measured_here, is_there_memory, measured
 from workers.pipelines.merging.plan import MergedTensor, Onto
 from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.read_back import read_back, require_said
@@ -40,12 +43,12 @@ from workers.pipelines.merging.writing import (
     require_room,
     write_shards,
 )
-from workers.pipelines.model.classifier import Classes
-from workers.pipelines.model.device import Device, choose_device, dtype_name, memory_errors_named
 from workers.pipelines.orders import Host, MergeOrder
 
 if TYPE_CHECKING:
-    from workers.pipelines.merging.prompts import Distance, Expected
+    from workers.pipelines.merging.prompts import Expected
+    from workers.pipelines.model.classifier import Classes
+    from workers.pipelines.model.device import Device
 
 T = TypeVar("T")
 
@@ -66,7 +69,8 @@ def carry_out(order: MergeOrder, host: Host) -> MergeReport:
     """
     out = host.out.resolve()
     _require_place(order.base, order.adapter, out)
-    if order.may_be_plain and (plan := plain(order.base, order.adapter)) is not None:
+    plan = plain(order.base, order.adapter) if order.may_be_plain else None
+    if plan is not None and (not order.spec.measure or is_measured_here(plan, order.base)):
         merging = _Merging(order, host, out)
         return merging.carry_out([merging.marked(plan)])
     with nothing_collected(ever=True), nothing_searched():
@@ -79,6 +83,7 @@ def _with_libraries(order: MergeOrder, host: Host, out: Path) -> MergeReport:
     """Carry out a merge that PEFT and transformers plan."""
     from workers.pipelines.data.label_rows import pad_token_id
     from workers.pipelines.model.blueprint import read_config, read_packing, stored_quantization_named
+    from workers.pipelines.model.classifier import Classes
 
     tokenizer, classes = load_tokenizer(order.base, order.adapter, ends=order.labels is None), None
     if order.labels is not None:
@@ -130,6 +135,8 @@ class _Candidate:
     digests: dict[str, str]
     found: FoundCorrect
     distance: Distance | None = None
+    #: Over how many tokens.
+    tokens: int = 0
 
     def far(self) -> float:
         """Return how far its predictions are from the trained model's; infinity if that is unknown."""
@@ -147,8 +154,14 @@ class _Merging:
     classes: Classes | None = None
     #: None if the merged model speaks and stops as its base does.
     tokenizer: Any = None
-    device: Device = field(default_factory=choose_device)
     started_s: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def device(self) -> Device:
+        """Where the fixed texts go through the models."""
+        from workers.pipelines.model.device import choose_device
+
+        return choose_device()
 
     def planned(self, onto: Onto) -> Prepared:
         """Return what a merge onto a base would write. Raises PipelineError for anything that can't be merged exactly."""
@@ -216,12 +229,14 @@ class _Merging:
             return self._finish(best, metrics, judgement, expected)
 
     def _expected(self, plans: Sequence[Prepared]) -> Expected | None:
-        """Return the trained model's predictions; None if they are not wanted, or there isn't enough memory."""
-        if not self.order.spec.measure:
+        """Return the trained model's predictions; None if they are not wanted, or measured later, or there isn't enough memory."""
+        if not self.order.spec.measure or plans[0].is_plain:
             return None
-        from workers.pipelines.merging.prompts import as_trained
-        from workers.pipelines.model.blueprint import read_config
-        from workers.pipelines.model.loading import native_dtype
+        with nothing_collected(ever=True), nothing_searched():
+            from workers.pipelines.merging.prompts import as_trained
+            from workers.pipelines.model.blueprint import read_config
+            from workers.pipelines.model.dtype_names import dtype_name
+            from workers.pipelines.model.loading import native_dtype
 
         stored = dtype_name(read_config(self.order.base).dtype)
         # A device that can't multiply 16-bit numbers holds them in 32.
@@ -261,9 +276,15 @@ class _Merging:
                 from workers.pipelines.merging.prompts import distance_of
 
                 self._say("read back", "measuring the merged model")
+                one.tokens = expected.tokens
                 one.distance = _if_memory(
                     lambda: distance_of(shards.folder, expected, classes=self.classes, device=self.device)
                 )
+            elif plan.is_plain and self.order.spec.measure and is_there_memory(plan):
+                self._say("read back", "measuring what was trained and the merged model")
+                both = _if_memory(lambda: measured(plan, self.order.base, shards.folder))
+                if both is not None:
+                    one.distance, one.tokens = both
         return one
 
     def _finish(
@@ -276,19 +297,21 @@ class _Merging:
         plan = best.prepared
         with _removed_if_wrong(best.folder):
             hold_norms(judgement, best.found, self.order.norms)
-            if best.distance is not None and expected is not None:
+            if best.distance is not None:
                 judgement.hold_distance(best.distance, plan, quantised=self.quantization is not None)
                 metrics["max_abs_logit_diff"] = best.distance.max_abs_logit_diff
-                metrics["probe_tokens"] = float(expected.tokens)
+                metrics["probe_tokens"] = float(best.tokens)
         digests, packed = self._packed(best, metrics, judgement, expected)
         metrics["merged_modules"] = float(len({parameter for parameter, _ in plan.adapted()}))
         metrics["merge_s"] = time.perf_counter() - self.started_s
-        metrics["peak_memory_bytes"] = float(self.device.peak_memory_bytes())
+        metrics["peak_memory_bytes"] = float(
+            peak_resident_bytes() if plan.is_plain else self.device.peak_memory_bytes()
+        )
         report = MergeReport(
             onto=plan.target.onto,
             dtype=plan.dtype,
             metrics=metrics,
-            libraries=library_versions(),
+            libraries={**library_versions(), **versions_of("numpy")},
             digests={file: digest_of(named) for file, named in sorted(digests.items())},
             norms=best.found.norms if len(best.found.norms) <= _MOST_NORMS else {},
             read_back=ReadBack(

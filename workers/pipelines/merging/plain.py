@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,10 +24,11 @@ from workers.pipelines.data.tokenizer import configured_stops, read_object
 from workers.pipelines.merging.changes import Changes, Factor, LowRank
 from workers.pipelines.merging.folder import merged_config
 from workers.pipelines.merging.pieces import Piece, Placement, Shape
+from workers.pipelines.merging.plain_blocks import LEAST_ROWS, MOST_RANK
 from workers.pipelines.merging.plan import ResolvedMerge, plan_tensors
 from workers.pipelines.merging.prepared import Prepared, prepared, require_scales
 from workers.pipelines.merging.stored_base import FLOATS, open_files, open_stored_base
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.dtype_names import DtypeName
 from workers.pipelines.model.references import require_self_contained
 
 _ARCHITECTURES = {
@@ -96,7 +98,8 @@ def plain(base: Path, adapter: Path) -> Prepared | None:
     if untied:
         return None
     merged = merged_config(base, dtype=None, untied=False, vocabulary=None, labelled=None)
-    return prepared(base, adapter, stored, changes, written, target, config=merged, dtype=dtype)
+    plan = prepared(base, adapter, stored, changes, written, target, config=merged, dtype=dtype)
+    return replace(plan, is_plain=True)
 
 
 def _adapter_config(adapter: Path) -> dict[str, Any] | None:
@@ -210,6 +213,9 @@ def _take(changes: Changes, said: Mapping[str, Any]) -> bool:
         if a not in file.tensors or b not in file.tensors:
             return False
         if file.shape(a) != (rank, into) or file.shape(b) != (out, rank):
+            return False
+        # What numpy would sum in another order than PEFT.
+        if rank > MOST_RANK or out < LEAST_ROWS or into % LEAST_ROWS:
             return False
         taken |= {a, b}
         factors = Factor(b, (0, out, 1), (0, rank, 1)), Factor(a, (0, rank, 1), (0, into, 1))

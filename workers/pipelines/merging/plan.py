@@ -14,8 +14,7 @@ from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import AdapterRows, Change, Changes, LowRank, Whole, inexact
 from workers.pipelines.merging.pieces import Piece, Placement
 from workers.pipelines.merging.stored_base import FLOATS, StoredBase
-from workers.pipelines.model.device import DTYPES, DtypeName
-from workers.pipelines.model.torch_tensors import FORMAT_TYPES
+from workers.pipelines.model.dtype_names import FILE_DTYPES, DtypeName
 
 Onto = Literal["original", "dequantized"]
 Shape = tuple[int, ...]
@@ -147,16 +146,14 @@ def _stored(
     floating = packed or tensor.dtype in FLOATS
     if changed and not floating:
         raise inexact(changed[0][0], f"is stored as {tensor.dtype}, in which nothing is summed")
-    dtype = tensor.dtype if not packed else FORMAT_TYPES[DTYPES[target.stored]]
+    dtype = tensor.dtype if not packed else FILE_DTYPES[target.stored]
     through = None
     if floating and target.dtype is not None:
-        wanted = next(
-            (target.precisions[each] for each in parameters if each in target.precisions), DTYPES[target.dtype]
-        )
-        dtype = FORMAT_TYPES[wanted]
+        wanted = next((target.precisions[each] for each in parameters if each in target.precisions), target.dtype)
+        dtype = _file_dtype(wanted)
     if floating and target.onto == "dequantized" and not four_bits and not packed:
         trained = next((target.trained[each] for each in parameters if each in target.trained), None)
-        through = FORMAT_TYPES[trained] if trained is not None and FORMAT_TYPES[trained] != tensor.dtype else None
+        through = _file_dtype(trained) if trained is not None and _file_dtype(trained) != tensor.dtype else None
     grid = _grid(shape, flat=any(parameter in changes.flat for parameter, _ in changed))
     windows = tuple(
         window
@@ -237,11 +234,21 @@ def _new(parameter: str, changes: Changes, target: ResolvedMerge, file: str) -> 
     whole = changes.by_parameter[parameter][0]
     assert isinstance(whole, Whole)
     shape = changes.file.shape(whole.key)
-    dtype = FORMAT_TYPES[target.precisions.get(parameter, DTYPES[target.dtype or target.stored])]
+    dtype = _file_dtype(target.precisions.get(parameter, target.dtype or target.stored))
     grid = _grid(shape, flat=False)
     zeros = (0,) * len(shape)
     window = _window(parameter, Piece(parameter, zeros, shape, tuple(range(len(shape))), zeros), shape, grid, changes)
     return MergedTensor(parameter, file, dtype, shape, grid, None, (window,))
+
+
+def _file_dtype(dtype: Any) -> str:
+    """Return the name in files of a type of torch, or of a precision."""
+    if isinstance(dtype, str):
+        return FILE_DTYPES[dtype]
+    # Only plans that are made with it have types of torch.
+    from workers.pipelines.model.torch_tensors import FORMAT_TYPES
+
+    return FORMAT_TYPES[dtype]
 
 
 def _grid(shape: Shape, *, flat: bool) -> Grid:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdk.formats.adapter_files import CONFIG_FILE, WEIGHTS_FILE, base_module
 from sdk.formats.canonical_json import digest_of
@@ -15,14 +15,16 @@ from sdk.formats.peft_patterns import Budget, BudgetError, ExpressionError, Modu
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.data.digests import file_digest
 from workers.pipelines.errors import PipelineError
-from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.changes import Changes, LowRank, low_rank
 from workers.pipelines.merging.plan import MergedTensor, ResolvedMerge
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.model.device import DtypeName
+from workers.pipelines.model.dtype_names import DtypeName
+
+if TYPE_CHECKING:
+    from workers.pipelines.merging.writing import WrittenRows
 
 #: The version of the files written for a plan: a run of another release must not resume from them.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,17 @@ class Prepared:
     dtype: DtypeName
     #: SHA-256 of the plan, by which a later run recognises its own files.
     digest: str
+    #: Whether each changed tensor is a whole matrix with one product added, which needs no torch.
+    is_plain: bool = False
 
-    def blocks(self) -> Blocks:
+    def blocks(self) -> WrittenRows:
         """Return the object that computes the rows of the tensors."""
+        if self.is_plain:
+            from workers.pipelines.merging.plain_blocks import PlainBlocks
+
+            return PlainBlocks(self.base, self.changes)
+        from workers.pipelines.merging.blocks import Blocks
+
         return Blocks(self.base, self.changes, self.written, self.target.recipe)
 
     def adapted(self) -> Iterator[tuple[str, LowRank]]:

@@ -20,25 +20,14 @@ from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded, words_of
 from workers.pipelines.errors import PipelineError, named
+from workers.pipelines.merging.judgement import PROBE_LENGTH
+from workers.pipelines.merging.judgement import Distance as Distance
 from workers.pipelines.model.adapters import load_adapter
 from workers.pipelines.model.causality import require_causal
 from workers.pipelines.model.classifier import Classes
 from workers.pipelines.model.device import Device, give_back
 from workers.pipelines.model.loading import load_base, load_written
 from workers.pipelines.orders import MergeOrder
-
-#: The most tokens of each text. On a CPU a pass takes as long as there are tokens, and with few, the logits of a large
-#: vocabulary are small; a weight that is wrong shows in each of them.
-_PROBE_LENGTH = 32
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far a merged model's predictions are from those of base-as-trained + adapter."""
-
-    #: Mean of KL(as trained ‖ merged), in nats per token.
-    kl: float
-    max_abs_logit_diff: float
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def _probe(base: Path, tokenizer: Any, device: Device, *, words: int) -> dict[st
 
     A tokenizer may have more tokens than the model's `words`; these are left out.
     """
-    cut, encoder = longest_row(base, _PROBE_LENGTH), Encoder(tokenizer)
+    cut, encoder = longest_row(base, PROBE_LENGTH), Encoder(tokenizer)
     rows = [embedded(encoder.whole(text), words=words)[:cut] for text in PROBE_TEXTS]
     batch = padded_ids(rows, tokenizer.pad_token_id if tokenizer.pad_token_id < words else 0)
     return {name: tensor.to(device.torch_device) for name, tensor in batch.items()}

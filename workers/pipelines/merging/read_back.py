@@ -21,7 +21,7 @@ from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.recomputed import Recomputed
 from workers.pipelines.merging.stored_base import StoredBase, open_files
-from workers.pipelines.merging.threads import ScratchMemory, at_once, threads
+from workers.pipelines.merging.threads import at_once, threads
 from workers.pipelines.merging.writing import digest_in
 
 #: How many bytes are compared at a time.
@@ -32,7 +32,7 @@ def read_back(
     prepared: Prepared, folder: Path, digests: Mapping[str, str], done: Callable[[MergedTensor], None]
 ) -> FoundCorrect:
     """Check the weight files in a folder against the plan. Raises PipelineError ("verification"), naming the tensor."""
-    files, room = _opened(prepared, folder), ScratchMemory()
+    files = _opened(prepared, folder)
 
     def look_at(written: MergedTensor) -> FoundCorrect:
         found = FoundCorrect(tensors=1, copied=int(written.copied))
@@ -41,7 +41,7 @@ def read_back(
         if written.copied:
             _require_copy(prepared.base, files, written)
         else:
-            Recomputed(prepared, files, written, found, room).check()
+            Recomputed(prepared, files, written, found).check()
         return found
 
     whole = FoundCorrect()

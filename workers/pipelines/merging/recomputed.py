@@ -10,7 +10,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from workers.pipelines.errors import PipelineError
 from workers.pipelines.merging.changes import AdapterRows, LowRank, Shift, Whole
@@ -23,6 +22,7 @@ from workers.pipelines.merging.independent import (
     Product,
     decoded,
     half_step,
+    in_float32,
     packed_codes,
     product_of,
     raw,
@@ -34,8 +34,6 @@ from workers.pipelines.merging.independent import (
 from workers.pipelines.merging.plan import MergedTensor, Window, parameter_grid
 from workers.pipelines.merging.prepared import Prepared
 from workers.pipelines.merging.stored_base import StoredBase
-from workers.pipelines.merging.threads import ScratchMemory
-from workers.pipelines.model.device import DTYPES
 
 if TYPE_CHECKING:
     from workers.pipelines.merging.independent import Array
@@ -70,9 +68,7 @@ class Recomputed:
         files: StoredBase,
         written: MergedTensor,
         found: FoundCorrect,
-        room: ScratchMemory,
     ) -> None:
-        self._room = room
         self._prepared, self._files, self._written = prepared, files, written
         self._found, self._squares, self._blurs = found, found.squares, found.blur_squares
         self._matrices = Matrices(prepared.changes)
@@ -80,7 +76,6 @@ class Recomputed:
         grid, dtype = written.grid, files.tensors[written.name].dtype
         self._dtype = dtype
         self._numbers = raw(files, written.name).reshape(grid.planes, grid.rows, grid.columns)
-        self._tensor = files.read(written.name).reshape(grid.planes, grid.rows, grid.columns)
         self._random = np.random.default_rng(int(prepared.digest[:8], 16))
         self._factors: dict[str, Array] = {}
 
@@ -123,9 +118,8 @@ class Recomputed:
     def _multiply(self, plane: int, products: list[Product]) -> None:
         """Compare W'·x with W·x + s·B·(A·x) for a vector of signs, block by block, and compute the norms of W' − W."""
         grid, wide = self._written.grid, self._dtype in ("F32", "F64")
-        type_ = torch.float64 if wide else torch.float32
         signs = self._random.choice([-1.0, 1.0], grid.columns)
-        x = torch.from_numpy(signs).to(type_)
+        x = signs if wide else signs.astype("<f4")
         expected = np.zeros(grid.rows)
         scales_rows, scales_columns = np.ones(grid.rows), np.ones(grid.columns)
         for product in products:
@@ -143,19 +137,18 @@ class Recomputed:
         share, least = half_step(self._dtype), smallest_step(self._dtype)
         for begin in range(0, grid.rows, step):
             end = min(begin + step, grid.rows)
-            # Copies, since mapped data would be changed in place.
-            ours = self._room.of("ours", end - begin, grid.columns, type_).copy_(self._tensor[plane, begin:end])
-            theirs = self._base_block(plane, begin, end, type_)
-            sizes = torch.linalg.vector_norm(ours, dim=1).double().numpy()
+            ours = _copied(self._numbers[plane, begin:end], self._dtype, wide=wide)
+            theirs = self._base_block(plane, begin, end, wide=wide)
+            sizes = np.sqrt(np.einsum("ij,ij->i", ours, ours)).astype("<f8")
             blur = sizes * share + least * math.sqrt(grid.columns)
             if plain:
-                moved = ours.sub_(theirs)
-                residual = torch.mv(moved, x).double().numpy() - expected[begin:end]
+                moved = np.subtract(ours, theirs, out=ours)
+                residual = (moved @ x).astype("<f8") - expected[begin:end]
                 self._add_norms(moved, products, begin, blur)
             else:
                 self._add_norms(ours - theirs, products, begin, blur)
-                of_base = torch.mv(theirs, x * torch.from_numpy(scales_columns).to(type_)).double().numpy()
-                residual = torch.mv(ours, x).double().numpy() - scales_rows[begin:end] * (of_base + expected[begin:end])
+                of_base = (theirs @ (x * scales_columns.astype(x.dtype))).astype("<f8")
+                residual = (ours @ x).astype("<f8") - scales_rows[begin:end] * (of_base + expected[begin:end])
             allowed = _DEVIATIONS * share * sizes + grid.columns * (least + 0.0)
             of_sums = _SUM_ERROR if plain else _DORA_ERROR
             allowed += of_sums * (sizes * math.sqrt(grid.columns) + np.abs(expected[begin:end]) * 2)
@@ -163,7 +156,7 @@ class Recomputed:
                 worst = begin + int(np.argmax(np.abs(residual) - allowed))
                 raise self._not_the_sum(products, plane, worst)
 
-    def _base_block(self, plane: int, begin: int, end: int, type_: Any) -> Any:
+    def _base_block(self, plane: int, begin: int, end: int, *, wide: bool) -> Array:
         written = self._written
         if (
             written.source is not None
@@ -172,11 +165,13 @@ class Recomputed:
             and not (written.through or written.base_rows)
         ):
             grid = written.grid
-            tensor = self._prepared.base.read(written.source).reshape(grid.planes, grid.rows, grid.columns)
-            return self._room.of("base", end - begin, grid.columns, type_).copy_(tensor[plane, begin:end])
-        return torch.from_numpy(self._base.rows(plane, np.arange(begin, end))).to(type_)
+            base = self._prepared.base
+            numbers = raw(base, written.source).reshape(grid.planes, grid.rows, grid.columns)
+            return _copied(numbers[plane, begin:end], base.tensors[written.source].dtype, wide=wide)
+        rows = self._base.rows(plane, np.arange(begin, end))
+        return rows if wide else rows.astype("<f4")
 
-    def _add_norms(self, moved: Any, products: list[Product], begin: int, blur: Array) -> None:
+    def _add_norms(self, moved: Array, products: list[Product], begin: int, blur: Array) -> None:
         """Add the squares of W' − W in the modules' blocks; `moved` are rows of it, `blur` the part of each that may be
         rounding.
         """
@@ -186,7 +181,7 @@ class Recomputed:
                 continue
             module = product.change.module
             block = moved[first:last, product.column : product.column + product.right.shape[1]]
-            square = float(torch.linalg.vector_norm(block)) ** 2
+            square = float(np.einsum("ij,ij->i", block, block).sum(dtype="<f8"))
             self._squares[module] = self._squares.get(module, 0.0) + square
             self._blurs[module] = self._blurs.get(module, 0.0) + float((blur[first:last] ** 2).sum())
 
@@ -198,7 +193,7 @@ class Recomputed:
             before = ours if self._is_replaced(plane) else self._base.rows(plane, rows)
             blur = np.linalg.norm(ours, axis=1) * half_step(self._dtype)
             blur += smallest_step(self._dtype) * math.sqrt(grid.columns)
-            self._add_norms(torch.from_numpy(ours - before), products, begin, blur)
+            self._add_norms(ours - before, products, begin, blur)
 
     def _is_replaced(self, plane: int) -> bool:
         return any(isinstance(window.changes[0], Whole) for window in self._written.windows)
@@ -343,6 +338,7 @@ class Recomputed:
             if width % recipe.four_bit_block == 0:
                 return BaseNumbers(base, written, codes=_whole_codes(weight, recipe))
             from workers.pipelines.merging.four_bits import quantised
+            from workers.pipelines.model.device import DTYPES
 
             held = quantised(weight, recipe, DTYPES[recipe.compute_dtype])
         else:
@@ -361,6 +357,11 @@ class Recomputed:
         )
 
 
+def _copied(values: Array, dtype: str, *, wide: bool) -> Array:
+    """Return a copy of numbers as read, in float32 or float64."""
+    return decoded(values, dtype) if wide else in_float32(values, dtype)
+
+
 def _square(product: Product) -> float:
     """Return ‖s·L·R‖² without forming the product: Σ (LᵀL)∘(RRᵀ) (Petersen and Pedersen, The Matrix Cookbook, eq. 16)."""
     grams = times(product.left.T, product.left) * times(product.right, product.right.T)
@@ -376,6 +377,8 @@ def _square(product: Product) -> float:
 def _whole_codes(weight: Any, recipe: Any) -> Codes:
     """Return bitsandbytes' result for a whole weight, as when loading a model."""
     from bitsandbytes.functional import get_4bit_type, quantize_4bit
+
+    from workers.pipelines.model.device import DTYPES
 
     dtype = DTYPES[recipe.compute_dtype]
     codes, state = quantize_4bit(

@@ -15,7 +15,6 @@ from sdk.formats.safetensors import Header, SafetensorsError
 from sdk.lora.tensors import MappedFile, Tensor, open_file
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import named
-from workers.pipelines.model.torch_tensors import as_torch, is_aligned
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 #: The suffixes of tensors stored with a weight that bitsandbytes packed.
@@ -57,6 +56,9 @@ class StoredBase:
 
     def read(self, name: str) -> Any:
         """Return a tensor as a torch view of the mapped file."""
+        # A plain merge is computed without torch.
+        from workers.pipelines.model.torch_tensors import as_torch, is_aligned
+
         tensor, moved = self.tensors[name], self._moved
         if is_aligned(tensor):
             return as_torch(tensor)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import sys
 import threading
 from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
+import numpy as np
 
-from workers.pipelines.cpu.arithmetic import one_thread
 from workers.pipelines.merging.plan import MergedTensor
 
 #: Threads per merge. More of them would wait for each other during the Python code between products.
@@ -29,20 +30,27 @@ class ScratchMemory(threading.local):
     def __init__(self) -> None:
         self._held: dict[tuple[str, Any], Any] = {}
 
-    def of(self, what: str, rows: int, columns: int, dtype: Any) -> Any:
-        """Return memory for (rows, columns) numbers; the same request returns the same memory again."""
-        held = self._held.get((what, dtype))
-        if held is None or held.numel() < rows * columns:
-            held = self._held[what, dtype] = torch.empty(rows * columns, dtype=dtype)
-        return held[: rows * columns].view(rows, columns)
+    def of(self, what: str, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return memory for numbers of a shape; the same request returns the same memory again."""
+        count, held = math.prod(shape), self._held.get((what, dtype))
+        if held is None or held.size < count:
+            held = self._held[what, dtype] = np.empty(count, dtype)
+        return held[:count].reshape(shape)
 
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
     """Run work in threads; if the block ends with an error, work that has not begun is dropped."""
+    # numpy's number of threads is set for the whole child, by its environment.
+    torch = sys.modules.get("torch")
     # OpenMP keeps this number per thread.
-    executor = ThreadPoolExecutor(count, "merge", initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread():
+    each = {} if torch is None else {"initializer": torch.set_num_threads, "initargs": (1,)}
+    executor = ThreadPoolExecutor(count, "merge", **each)
+    with contextlib.ExitStack() as held:
+        if torch is not None:
+            from workers.pipelines.cpu.arithmetic import one_thread
+
+            held.enter_context(one_thread())
         try:
             yield executor
         finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import shutil
 import threading
@@ -18,9 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 import xxhash
 
 from sdk.file_locks import locked, locked_if_free
@@ -29,7 +27,6 @@ from sdk.formats.safetensors_header import TensorEntry, with_length, written_hea
 from sdk.schemas.failures import FailureReason
 from sdk.whole_files import give_name, sync
 from workers.pipelines.errors import PipelineError, named
-from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.plan import MergedTensor
 from workers.pipelines.merging.stored_base import StoredBase, open_files
 from workers.pipelines.merging.threads import at_once, threads
@@ -49,6 +46,16 @@ class Shards:
     digests: dict[str, str] = field(default_factory=dict)
 
 
+class WrittenRows(Protocol):
+    """Computes the tensors that are not the base's own, some rows at a time."""
+
+    def ranges(self, written: MergedTensor) -> Iterator[tuple[int, int]]:
+        """Yield the rows of a plane that are computed at a time, as (begin, end)."""
+
+    def bytes_of(self, written: MergedTensor, plane: int, begin: int, end: int) -> memoryview:
+        """Return the rows [begin, end) of a plane as they are written; valid until the next call. Raises PipelineError."""
+
+
 @contextlib.contextmanager
 def beside(target: Path, plan: str) -> Iterator[Path]:
     """Lock the folder next to a target in which a plan's merge is written; it is an error if another process has locked it."""
@@ -66,7 +73,7 @@ def beside(target: Path, plan: str) -> Iterator[Path]:
 def write_shards(
     base: StoredBase,
     written: Sequence[MergedTensor],
-    blocks: Callable[[], Blocks],
+    blocks: Callable[[], WrittenRows],
     folder: Path,
     done: Callable[[MergedTensor], None],
 ) -> Shards:
@@ -219,7 +226,7 @@ def _write_shard(
     base: StoredBase,
     file: str,
     tensors: Sequence[MergedTensor],
-    blocks: Blocks,
+    blocks: WrittenRows,
     folder: Path,
     done: Callable[[MergedTensor], None],
 ) -> dict[str, str]:
@@ -253,22 +260,10 @@ def chunks(view: memoryview) -> Iterator[memoryview]:
     return (view[begin : begin + _CHUNK_BYTES] for begin in range(0, len(view), _CHUNK_BYTES))
 
 
-def _computed(blocks: Blocks, tensor: MergedTensor) -> Iterator[memoryview]:
+def _computed(blocks: WrittenRows, tensor: MergedTensor) -> Iterator[memoryview]:
     for plane in range(tensor.grid.planes):
         for begin, end in blocks.ranges(tensor):
-            rows = blocks.rows(tensor, plane, begin, end)
-            # A sum is finite if all numbers are, unless it overflows.
-            if (
-                rows.is_floating_point()
-                and not math.isfinite(rows.sum(dtype=torch.float32))
-                and not rows.isfinite().all()
-            ):
-                raise PipelineError(
-                    FailureReason.VERIFICATION,
-                    f"The merged {tensor.name} holds NaN or an infinity: {tensor.dtype} is too narrow for it, or the adapter"
-                    " is broken; merge with --dtype float32, or train again.",
-                )
-            yield memoryview(rows.contiguous().view(torch.uint8).numpy().reshape(-1))
+            yield blocks.bytes_of(tensor, plane, begin, end)
 
 
 def digest_in(files: StoredBase, name: str) -> str:

@@ -5,31 +5,26 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
-import resource
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from sdk.schemas.failures import FailureReason
 from workers.main_memory import main_memory
 from workers.pipelines.cpu.arithmetic import multiplies_bfloat16
 from workers.pipelines.cpu.heap import give_pages_back
-from workers.pipelines.errors import PipelineError
+from workers.pipelines.memory_errors import is_out_of_memory as is_out_of_memory
+from workers.pipelines.memory_errors import memory_errors_named as memory_errors_named
+from workers.pipelines.memory_errors import peak_resident_bytes
+from workers.pipelines.model.dtype_names import DtypeName as DtypeName
+from workers.pipelines.model.dtype_names import dtype_name as dtype_name
 
-DtypeName = Literal["bfloat16", "float16", "float32"]
-
-#: Where Linux reports resident memory and its peak, in KiB, and where it is told to reset the latter (proc(5)).
+#: Where Linux reports resident memory, in KiB, and where it is told to reset its peak (proc(5)).
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_RESIDENT, _PEAK = (re.compile(rf"^{name}:\s+([0-9]+) kB$", re.M) for name in ("VmRSS", "VmHWM"))
+_RESIDENT = re.compile(r"^VmRSS:\s+([0-9]+) kB$", re.M)
 
 _KIB = 1024
-
-#: The messages of libraries that raise no class of their own.
-_SHORT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "ALLOC_FAILED")
 
 #: Names of dtypes in specs and reports.
 DTYPES: dict[str, Any] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -62,11 +57,7 @@ class Device:
         """Return the peak so far, or since `forget_peak`: allocated on the GPU, or resident in main memory, in this process."""
         if self.kind == "cuda":
             return int(torch.cuda.max_memory_allocated(0))
-        if found := _PEAK.search(_said(_STATUS)):
-            return int(found[1]) * _KIB
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        # Linux counts in KiB, macOS in bytes.
-        return peak if sys.platform == "darwin" else peak * _KIB
+        return peak_resident_bytes()
 
     def forget_peak(self) -> None:
         """Reset the peak, if the system can: on the GPU, and on Linux."""
@@ -96,33 +87,6 @@ def choose_device() -> Device:
         dtype: DtypeName = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         return Device("cuda", torch.cuda.get_device_name(0), dtype)
     return Device("cpu", "cpu", "bfloat16" if multiplies_bfloat16() else "float32")
-
-
-def dtype_name(dtype: Any) -> DtypeName:
-    """Return "bfloat16", "float16" or "float32" for a torch dtype, its name, or None (float32)."""
-    name = str(dtype).removeprefix("torch.")
-    if name == "bfloat16":
-        return "bfloat16"
-    return "float16" if name == "float16" else "float32"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a card or in main memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # The CPU's allocator, and cuBLAS, raise a plain RuntimeError.
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORT_OF_MEMORY)
-
-
-@contextlib.contextmanager
-def memory_errors_named(advice: str) -> Iterator[None]:
-    """Turn any out-of-memory error of the block into a PipelineError that ends with `advice`."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise PipelineError(FailureReason.OOM, f"Memory ran out; {advice}") from error
 
 
 def give_back() -> None:

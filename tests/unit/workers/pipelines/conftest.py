@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,10 +51,15 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def free_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let a device have so many bytes of free memory from the call on."""
+    """Let a device, and a plain merge, have so many bytes of free memory from the call on."""
+    from workers.pipelines.merging import plain_measuring
     from workers.pipelines.model.device import Device
 
-    return lambda size_bytes: monkeypatch.setattr(Device, "available_memory_bytes", lambda self: size_bytes)
+    def have(size_bytes: int) -> None:
+        monkeypatch.setattr(Device, "available_memory_bytes", lambda self: size_bytes)
+        monkeypatch.setattr(plain_measuring, "main_memory", lambda: SimpleNamespace(available_bytes=size_bytes))
+
+    return have
 
 
 @pytest.fixture

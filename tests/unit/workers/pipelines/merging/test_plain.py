@@ -15,21 +15,32 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from support.merges import FAMILIES, Made, make, merge, settings, variants
 from support.merges import save_adapter as save_peft_adapter
 from support.tiny import save_tokenizer
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+)
 
-from sdk.cli.commands.merge import _needs_libraries
+from sdk.cli.commands.merge import _module_for
 from sdk.schemas.evaluation import MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.child.process import PARENT_VARIABLE
 from workers.child.protocol import READY_VARIABLE
 from workers.pipelines.merging.plain import plain
+from workers.pipelines.merging.plain_blocks import _TOO_LARGE, PlainBlocks
+from workers.pipelines.merging.plain_measuring import _Both, is_measured_here, measured
+from workers.pipelines.merging.plain_model import _READ, _WITHOUT_EFFECT, plain_model
 from workers.pipelines.merging.prepare import prepare
 from workers.pipelines.merging.prepared import Prepared
+from workers.pipelines.model.torch_tensors import TORCH_TYPES
 from workers.pipelines.orders import MergeOrder
 
 _PLAIN = ("llama", "llama-tied", "llama-biased", "mistral", "qwen3")
@@ -49,14 +60,18 @@ def test_plan_is_the_one_that_peft_and_transformers_make(
     require_the_same_plan(make(family, variant, tmp_path, dtype=dtype, shards=shards))
 
 
-def test_plan_of_a_qwen2_is_the_same_although_its_config_says_nothing_of_its_biases(tmp_path: Path) -> None:
+def make_qwen2(tmp_path: Path) -> Made:
     (base := tmp_path / "base").mkdir()
     save_tokenizer(base)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 300}
     config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
     Qwen2ForCausalLM(config).save_pretrained(base)
     adapter = save_peft_adapter(base, tmp_path / "adapter", target_modules=["k_proj", "o_proj"], r=3, lora_alpha=4)
-    require_the_same_plan(Made(base, adapter))
+    return Made(base, adapter)
+
+
+def test_plan_of_a_qwen2_is_the_same_although_its_config_says_nothing_of_its_biases(tmp_path: Path) -> None:
+    require_the_same_plan(make_qwen2(tmp_path))
 
 
 def require_the_same_plan(made: Made) -> None:
@@ -250,7 +265,6 @@ def test_models_that_speak_or_stop_otherwise_than_their_base_are_left_to_transfo
 @pytest.mark.parametrize(
     "given",
     [
-        {"spec": MergeSpec()},
         {"spec": MergeSpec(measure=False, dtype="float32")},
         {"spec": MergeSpec(measure=False, quantize="nf4")},
         {"spec": MergeSpec(measure=False, onto="dequantized")},
@@ -262,6 +276,7 @@ def test_orders_for_more_than_the_sum_are_never_plain(given: dict[str, Any]) -> 
     plainest: dict[str, Any] = {"quantization": None, "labels": None, "spec": MergeSpec(measure=False)}
     where: dict[str, Any] = {"base": Path("base"), "adapter": Path("adapter")}
     assert MergeOrder(**where, **plainest).may_be_plain
+    assert MergeOrder(**where, **(plainest | {"spec": MergeSpec()})).may_be_plain
     assert not MergeOrder(**where, **(plainest | given)).may_be_plain
 
 
@@ -271,7 +286,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[4])
 from support.merges import merge
 report = merge(*map(Path, sys.argv[1:4]), measure=False)
-print(json.dumps([report.read_back.prompts, sorted({"transformers", "peft", "bitsandbytes"} & sys.modules.keys())]))
+print(json.dumps([report.read_back.prompts, sorted({"torch", "transformers", "peft", "bitsandbytes"} & sys.modules.keys())]))
 """
 
 
@@ -295,7 +310,7 @@ print(sorted({"torch", "transformers", "peft", "bitsandbytes"} & sys.modules.key
 """
 
 
-def test_child_that_waits_for_such_a_merge_imports_torch_alone() -> None:
+def test_child_that_waits_for_such_a_merge_imports_none_of_the_libraries() -> None:
     environment = {**os.environ, READY_VARIABLE: "merging.merge"}
     environment.pop(PARENT_VARIABLE, None)
     ended = subprocess.run(
@@ -306,19 +321,123 @@ def test_child_that_waits_for_such_a_merge_imports_torch_alone() -> None:
         text=True,
         check=True,
     )
-    assert ended.stderr.splitlines()[-1] == "['torch']"
+    assert ended.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
-    ("options", "alone"),
+    ("options", "module"),
     [
-        ({"measure": False}, True),
-        ({"measure": False, "onto": "original", "dtype": "auto"}, True),
-        ({}, False),
-        ({"measure": True}, False),
-        ({"measure": False, "dtype": "float32"}, False),
-        ({"measure": False, "quantize": "nf4"}, False),
+        ({"measure": False}, "merging.merge"),
+        ({"measure": False, "onto": "original", "dtype": "auto"}, "merging.merge"),
+        ({}, "merging.merge"),
+        ({"measure": True}, "merging.merge"),
+        ({"measure": False, "dtype": "float32"}, None),
+        ({"measure": False, "quantize": "nf4"}, None),
     ],
 )
-def test_command_asks_for_torch_alone_where_the_merge_may_be_plain(options: dict[str, Any], alone: bool) -> None:
-    assert _needs_libraries(options) is not alone
+def test_command_asks_for_what_a_plain_merge_needs_where_it_may_be_one(
+    options: dict[str, Any], module: str | None
+) -> None:
+    assert _module_for(options) == module
+
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("family", [*_PLAIN, "llama3", "qwen2"])
+def test_texts_go_through_a_model_as_through_transformers_and_peft(family: str, tmp_path: Path) -> None:
+    if family == "qwen2":
+        made = make_qwen2(tmp_path)
+    else:
+        made = make("llama" if family == "llama3" else family, "plain", tmp_path, dtype="bfloat16")
+    if family == "llama3":
+        config_of(made.base, "config.json", rope_parameters=_LLAMA3)
+    plan = plain(made.base, made.adapter)
+    assert plan is not None
+    assert is_measured_here(plan, made.base)
+    model = plain_model(plan.config, longest=32)
+    assert model is not None
+    ids = torch.tensor([[1, 5, 9, 30, 2, 7, 11], [3, 3, 8, 1, 9, 100, 17]])
+    ours = torch.from_numpy(_Both(plan, plan.base).logits(model, ids.numpy()))
+    base = AutoModelForCausalLM.from_pretrained(made.base, dtype=torch.float32).eval()
+    with torch.no_grad():
+        alone = base(ids).logits
+        trained = PeftModel.from_pretrained(base, made.adapter).eval()(ids).logits
+    assert float((trained - alone).abs().max()) > 0.1
+    torch.testing.assert_close(ours, torch.stack([trained, alone]), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a_setting_of_a_later_release": 1},
+        {"hidden_act": "gelu"},
+        {"pretraining_tp": 2},
+        {"rms_norm_eps": 0.0},
+        {"sliding_window": 8},
+        {"layer_types": ["full_attention", "chunked_attention"]},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}},
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+        {"rope_parameters": _LLAMA3 | {"factor": None}},
+    ],
+    ids=json.dumps,
+)
+def test_configs_that_may_mean_another_model_are_measured_by_transformers(
+    change: dict[str, Any], llama: Made, copied: Callable[[Made], Made]
+) -> None:
+    made = copied(llama)
+    plan = plain(made.base, made.adapter)
+    assert plan is not None
+    assert plain_model(plan.config, longest=32) is not None
+    assert plain_model(plan.config | change, longest=32) is None
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config])
+def test_every_setting_of_these_models_is_known(config: Any) -> None:
+    assert config().to_dict().keys() <= _READ | _WITHOUT_EFFECT
+
+
+def test_prediction_of_a_written_weight_that_is_wrong_is_far(llama: Made, tmp_path: Path) -> None:
+    right = merge(llama.base, llama.adapter, tmp_path / "out")
+    assert right.read_back.prompts == "run"
+    assert right.metrics["logit_kl_original"] < 1e-6
+    _altered(
+        tmp_path / "out" / "model.safetensors",
+        lambda tensors: tensors.update({name: tensor * 1.5 for name, tensor in tensors.items() if "q_proj" in name}),
+    )
+    plan = plain(llama.base, llama.adapter)
+    assert plan is not None
+    assert measured(plan, llama.base, tmp_path / "out").distance.kl > 1e-3
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(16, 16, 1), (455, 576, 16), (31, 1536, 64), (17, 896, 128)])
+def test_products_are_summed_as_torch_sums_them(rows: int, columns: int, rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    b, a = (torch.randn(size, generator=generator) for size in ((rows, rank), (rank, columns)))
+    assert (b.numpy() @ a.numpy()).tobytes() == torch.mm(b, a).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_numbers_are_rounded_as_torch_rounds_them(dtype: str, tmp_path: Path) -> None:
+    numbers = torch.randn(64, 48, generator=torch.Generator().manual_seed(1)) * 2.0 ** torch.arange(-36, 12)
+    halves = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 1 + 3 * 2**-11, 2**-24, 3 * 2**-25, -0.0, 0.0])
+    numbers[0, :8] = halves
+    rounded = PlainBlocks(None, None)._rounded(numbers.numpy().copy(), dtype)  # type: ignore[arg-type]
+    expected = numbers.to(TORCH_TYPES[dtype]).contiguous().view(torch.uint8).numpy()
+    assert rounded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("BF16", 0x7F7F7FFF), ("F16", 0x477FEFFF), ("F32", 0x7F7FFFFF)])
+def test_numbers_are_too_large_from_the_first_that_is_rounded_to_an_infinity(dtype: str, largest: int) -> None:
+    here, after = torch.tensor([largest, largest + 1], dtype=torch.int32).view(torch.float32)
+    assert here.to(TORCH_TYPES[dtype]).isfinite()
+    assert not after.to(TORCH_TYPES[dtype]).isfinite()
+    assert float(here) < _TOO_LARGE[dtype] <= float(after)

@@ -23,6 +23,7 @@ from sdk.schemas.evaluation import UNMEASURED, MergeReport, MergeSpec
 from sdk.schemas.lora_config import QuantizationRecipe
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.plain_measuring import Measured
 from workers.pipelines.merging.prompts import Distance
 from workers.pipelines.merging.read_back import read_back
 from workers.pipelines.merging.stored_base import open_files
@@ -326,8 +327,17 @@ class TestPrompts:
         assert not {name for name in report.metrics if "logit" in name}
         assert (tmp_path / "out" / "model.safetensors").is_file()
 
+    @pytest.fixture
+    def by_transformers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Plain merges are planned and measured as all others."""
+        monkeypatch.setattr(module, "plain", lambda *given: None)
+
     def test_each_model_is_loaded_once_and_sees_all_texts_in_one_pass(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        free_memory: Callable[[int], None],
+        by_transformers: None,
     ) -> None:
         free_memory(2**40)
         passes: list[tuple[int, ...]] = []
@@ -344,7 +354,11 @@ class TestPrompts:
         assert [texts for texts, _ in passes] == [len(PROBE_TEXTS) + 1, len(PROBE_TEXTS)]
 
     def test_a_model_that_sees_what_it_predicts_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_memory: Callable[[int], None]
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        free_memory: Callable[[int], None],
+        by_transformers: None,
     ) -> None:
         free_memory(2**40)
         real = LlamaForCausalLM.forward
@@ -367,6 +381,7 @@ class TestPrompts:
         run(made, tmp_path / "measured")
         for name in ("as_trained", "distance_of"):
             monkeypatch.delattr(prompts, name)
+        monkeypatch.delattr(module, "measured")
         report = run(made, tmp_path / "out", measure=False)
         assert report.read_back.prompts == UNMEASURED
         assert (report.read_back.tensors, report.read_back.rows > 0) == (
@@ -385,12 +400,15 @@ class TestPrompts:
             report = run(made, tmp_path / onto, quantization=QuantizationRecipe(), measure=False, onto=onto)
             assert (report.onto, report.read_back.prompts) == (onto, UNMEASURED)
 
-    @pytest.mark.parametrize("what", ["as_trained", "distance_of"])
+    @pytest.mark.parametrize(
+        ("owner", "what"), [(prompts, "as_trained"), (prompts, "distance_of"), (module, "measured")]
+    )
     @pytest.mark.parametrize(
         "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
     )
     def test_where_memory_runs_out_the_merge_stands(
         self,
+        owner: Any,
         what: str,
         error: Exception,
         tmp_path: Path,
@@ -401,7 +419,9 @@ class TestPrompts:
             raise error
 
         free_memory(2**40)
-        monkeypatch.setattr(prompts, what, fail)
+        monkeypatch.setattr(owner, what, fail)
+        if owner is prompts:
+            monkeypatch.setattr(module, "plain", lambda *given: None)
         report = run(make("llama", "plain", tmp_path), tmp_path / "out")
         assert report.read_back.prompts == "not run: memory"
         assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -432,6 +452,7 @@ class TestPrompts:
     ) -> None:
         free_memory(2**40)
         monkeypatch.setattr(prompts, "distance_of", lambda *given, **options: Distance(kl, 1.0))
+        monkeypatch.setattr(module, "measured", lambda *given: Measured(Distance(kl, 1.0), 3))
         made = make(family, "plain", tmp_path, dtype=dtype)
         if fails:
             with pytest.raises(PipelineError, match=r"what was trained: (its predictions|they) are") as caught:

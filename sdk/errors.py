@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,9 +47,40 @@ from typing import ClassVar, NoReturn
 
 from sdk.formats.error_codes import ErrorCode
 
+#: An option in a message, and its value unless that reads as a word of the sentence; without those that no function takes.
+_OPTION = re.compile(
+    r"(?<![\w'\"/-])--(?P<no>no-)?(?P<name>(?!(?:port|unprobed|wait)\b)[a-z][a-z-]*)(?![\w-])(?: (?P<value>[\w./,=+-]*[\d_/=][\w./,=+-]*(?<![.,])|[A-Z]{3,}|q?lora|native|dequantized)(?![\w-]))?"
+)
+#: What makes a clause a command to be typed, whose options stay as they are.
+_COMMAND = re.compile(r"\b(?:adapterctl|adapter-registry|adapter-worker|pip|python|pg_dump|llama\.cpp)\b")
+
+
+def with_keywords(message: str) -> str:
+    """Return a message for somebody who calls functions: options outside of commands are called as their keywords.
+
+    >>> with_keywords("it is too wide; merge with --dtype float32, or leave --no-measure out")
+    'it is too wide; merge with dtype=float32, or leave measure=False out'
+    >>> with_keywords("none is kept; make one with: adapterctl verify REF --probe --record")
+    'none is kept; make one with: adapterctl verify REF --probe --record'
+    """
+    clauses = re.split(r"(;|,(?= (?:or|and) ))", message)
+    ends = [len(clause) if (command := _COMMAND.search(clause)) is None else command.start() for clause in clauses]
+    return "".join(
+        _OPTION.sub(_keyword, clause[:end]) + clause[end:] for clause, end in zip(clauses, ends, strict=True)
+    )
+
+
+def _keyword(option: re.Match[str]) -> str:
+    name = option["name"].replace("-", "_")
+    return f"{name}=False" if option["no"] else f"{name}={option['value'] or ''}"
+
 
 class AdapterctlError(Exception):
-    """The root of every error that this package raises."""
+    """The root of every error that this package raises.
+
+    `message` is what a terminal shows, with options as they are typed there. As a string it is the same with the keywords of
+    the SDK's functions in their place.
+    """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
     exit_code: ClassVar[int] = 1
@@ -58,6 +90,9 @@ class AdapterctlError(Exception):
         self.message = message
         #: The field, option or file that it is about.
         self.param = param
+
+    def __str__(self) -> str:
+        return with_keywords(self.message)
 
     def as_json(self) -> str:
         """Return it as the JSON document that goes to stderr."""

@@ -82,7 +82,7 @@ def or_folder(target: str) -> Iterator[None]:
     except (InvalidName, InvalidRef, NotFound) as error:
         if not os.path.isdir(target):  # noqa: PTH112
             raise
-        raise type(error)(f"{error}; if you mean the folder, write ./{target}", param=error.param) from error
+        raise type(error)(f"{error.message}; if you mean the folder, write ./{target}", param=error.param) from error
 
 
 def check_name(name: str) -> str:

@@ -13,7 +13,15 @@ import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from sdk.formats.refs import parse_alias, parse_scope
 from sdk.schemas.aliases import AliasName
@@ -58,8 +66,10 @@ def _listed(value: object, info: ValidationInfo) -> object:
     return [value] if info.context is BY_HAND and isinstance(value, str) else value
 
 
-Age = Annotated[str, Field(max_length=8), AfterValidator(_age)]
-Reference = Annotated[str, Field(max_length=10), AfterValidator(_reference)]
+Age = Annotated[str, AfterValidator(_age), WithJsonSchema({"type": "string", "pattern": f"^{_AGE.pattern}$"})]
+Reference = Annotated[
+    str, AfterValidator(_reference), WithJsonSchema({"type": "string", "pattern": f"^({_REFERENCE.pattern})$"})
+]
 Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 

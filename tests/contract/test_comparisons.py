@@ -73,7 +73,7 @@ class TestVerdicts:
         assert [each.score for each in found.scores] == pytest.approx(recorded)
         assert pair.difference == pytest.approx(-48 * 0.5 / math.log(2) / sum(row.text_bytes or 0 for row in texts))
         assert pair.better == two
-        with pytest.raises(Conflict, match=r"losses per token can't be compared .* compare by --metric bits_per_byte"):
+        with pytest.raises(Conflict, match=r"losses per token can't be compared .* compare by metric=bits_per_byte"):
             compare(bench, one, two)
         # One row was cut after other bytes.
         cut = [other[0].model_copy(update={"text_bytes": 1}), *other[1:]]
@@ -265,7 +265,7 @@ class TestRefused:
         other = write_rows(tmp_path / "other.jsonl")
         for ref in (one, two):
             bench.score(scored(48), ref, data=other)
-        with pytest.raises(InvalidInput, match="several datasets; choose one with --data"):
+        with pytest.raises(InvalidInput, match="several datasets; choose one with data="):
             compare(bench, one, two)
         digest = bench.desk.writer.get(two).evaluations[0].dataset
         assert compare(bench, one, two, data=digest[:12]).dataset == digest

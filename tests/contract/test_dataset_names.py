@@ -143,7 +143,7 @@ class TestNumbers:
         ["", " ", "reviews@v2", "a/b", "./a", "~a", "https:b/c", ".", "..", "3f1c2a9b", "a\u200bb", "r\u0435views"],
     )
     def test_a_name_that_reads_as_something_else_is_refused(self, ours: Tenant, name: str) -> None:
-        with pytest.raises(InvalidName, match="give another name with --name"):
+        with pytest.raises(InvalidName, match="give another name with name="):
             named(ours, "a", name)
         path = ours.file(uuid.uuid4().hex, "rows@v2")
         assert ours.client.datasets.add(path, namespace=ours.space, name="fine").names == ["fine@v1"]
@@ -290,7 +290,7 @@ class TestPulled:
         view = named(ours, uuid.uuid4().hex, "reviews")
         target = tmp_path / "rows.jsonl"
         target.write_text("mine")
-        with pytest.raises(Conflict, match=r"already exists; name another file with -o, or give --overwrite"):
+        with pytest.raises(Conflict, match=r"already exists; name another file with -o, or give overwrite="):
             ours.client.datasets.pull("reviews", target)
         assert target.read_text() == "mine"
         ours.client.datasets.pull("reviews", target, overwrite=True)

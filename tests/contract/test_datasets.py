@@ -46,7 +46,7 @@ class TestDigests:
             with pytest.raises(InvalidInput, match="looks like a digest") as caught:
                 ours.client.call("POST", "/datasets", DatasetView, body=body)
             assert caught.value.param == "name"
-            with pytest.raises(InvalidName, match="give another name with --name"):
+            with pytest.raises(InvalidName, match="give another name with name="):
                 ours.client.datasets.add(path, name=name, namespace=ours.space)
         assert [view.digest for view in ours.client.datasets()] == [victim.digest]
 

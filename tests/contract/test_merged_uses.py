@@ -58,7 +58,7 @@ class TestUse:
             desk.writer.preview(of=merged)
         with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .* probe"):
             desk.writer.versions.replay_probe(merged)
-        with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .*--no-weights"):
+        with pytest.raises(InvalidInput, match=f"{merged} is a merged model, not an adapter, so .*weights=False"):
             desk.writer.diff(ref, merged)
         assert desk.writer.diff(ref, merged, weights=False).weights is None
         with pytest.raises(InvalidInput, match=r"no adapter_config\.json in which the base could be renamed"):
@@ -80,7 +80,7 @@ class TestUse:
             "ollama_base": None,
         }
         assert (folder / "model.safetensors").is_file()
-        with pytest.raises(InvalidInput, match=f"{merged} is a whole model, which needs no base; leave --base out"):
+        with pytest.raises(InvalidInput, match=f"{merged} is a whole model, which needs no base; leave base= out"):
             desk.writer.versions.export(merged, tmp_path / "m.gguf", base=desk.folder)
 
     def test_a_pulled_one_is_no_adapter_to_push(self, desk: MergingDesk, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_scores_of_others_are_used_if_they_are_asked_for_and_marked(forged: Forg
 def test_what_only_others_have_scored_has_no_scores(forged: Forged) -> None:
     refs = [forged.other.desk.push(), forged.theirs[0]]
     with pytest.raises(
-        NotFound, match=r"has no scores that the namespace .+ made, and others' count only with --scores-of"
+        NotFound, match=r"has no scores that the namespace .+ made, and others' count only with scores_of="
     ):
         forged.reader.compare(refs)
     # Who may read no others is told of none.
@@ -185,7 +185,7 @@ def test_bytes_alone_do_not_say_whose_scores_are_meant(forged: Forged) -> None:
 
 def test_a_base_beside_versions_of_several_namespaces_needs_to_be_told_whose(forged: Forged) -> None:
     refs = [forged.refs[0], forged.theirs[1], forged.base]
-    with pytest.raises(InvalidInput, match=r"each of which has its own scores of a base; .+ --scores-of NAMESPACE"):
+    with pytest.raises(InvalidInput, match=r"each of which has its own scores of a base; .+ scores_of=NAMESPACE"):
         forged.reader.compare(refs)
     assert len(forged.reader.compare(refs, scores_of="*").pairs) == 3
     assert [pair.better for pair in forged.reader.compare(refs[:2]).pairs] == [forged.refs[0]]

@@ -288,7 +288,7 @@ class TestWhereKeysAreSet:
         assert publish(strict.writer, first, name, ours).version.number == 1
 
     def test_a_push_says_how_to_go_on(self, strict: World, tmp_path: Path) -> None:
-        with pytest.raises(VerificationFailed, match="push again with --sign KEY"):
+        with pytest.raises(VerificationFailed, match="push again with sign=KEY"):
             strict.writer.push(new_adapter(tmp_path), f"c-{uuid.uuid4().hex[:8]}", base="tiny")
 
     def test_a_signature_that_is_added_must_be_whose_it_says(

@@ -193,7 +193,7 @@ def test_a_registered_base_is_found_while_its_files_are_what_they_were(place: Pl
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
     shutil.rmtree(client.cache.base(view.fingerprint))
-    with pytest.raises(NotFound, match=r"are not on this machine as they were registered.*--base ./FOLDER"):
+    with pytest.raises(NotFound, match=r"are not on this machine as they were registered.*base=./FOLDER"):
         client.preview(place.folder / "chat.jsonl", base="moved-llama")
     client.close()
 

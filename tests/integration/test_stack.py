@@ -79,7 +79,7 @@ def test_train_evaluate_merge_pull(stack: Stack, request: pytest.FixtureRequest)
     client = stack.client()
     request.addfinalizer(client.close)
 
-    with pytest.raises(sdk.InvalidBase, match="--upload"):
+    with pytest.raises(sdk.InvalidBase, match="upload"):
         client.submit_training("counter", base=base, data=rows)
     uploaded = client.bases.add(base, upload=True)
     assert uploaded.uploaded

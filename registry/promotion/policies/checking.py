@@ -173,7 +173,10 @@ def _require_references(
                 "set it for the adapter",
                 param=param,
             )
-        find_version(session, Ref(scope, reference), who)
+        try:
+            find_version(session, Ref(scope, reference), who)
+        except NotFound as error:
+            raise NotFound(error.message, param=param) from error
 
 
 def _require_known(

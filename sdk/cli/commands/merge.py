@@ -80,7 +80,7 @@ def require_merged(job: Job[MergedModel]) -> None:
     else JobFailed.
     """
     if (error := job.error) is not None:
-        raise VerificationFailed(str(error)) if error.reason == FailureReason.VERIFICATION else error
+        raise VerificationFailed(error.message) if error.reason == FailureReason.VERIFICATION else error
 
 
 def hand_out(job: Job[MergedModel], target: Path | None, style: str) -> None:

@@ -168,7 +168,7 @@ class TestFiles:
     ) -> None:
         folder, rows = ours.base("published"), ours.folder / "rows.jsonl"
         rows.write_text('{"prompt": "a", "completion": "published"}\n')
-        with pytest.raises(InvalidBase, match="--upload"):
+        with pytest.raises(InvalidBase, match="upload"):
             ours.client.submit_training(f"{ours.space}/x", base=folder, data=rows)
         admin.bases.add(folder, upload=True, namespace="*")
         job = ours.client.submit_training(f"{ours.space}/x", base="published", data=rows)

@@ -117,7 +117,7 @@ class TestNames:
         for client, wanted, found in ((writer.client, None, "-"), (writer.client, "team", "team"), (admin, None, "*")):
             assert client.bases.add(folder, id="everyones", upload=upload, namespace=wanted).namespace == found
         for place, location in ((folder, None), (writer.base(), "file:///elsewhere")):
-            with pytest.raises(NotAllowed, match="register it for one namespace with: --namespace") as caught:
+            with pytest.raises(NotAllowed, match="register it for one namespace with: namespace=") as caught:
                 writer.register(place, id="everyones", location=location, upload=upload, namespace="*")
             assert caught.value.param == "namespace"
         published = admin.bases.get("everyones", namespace="*")

@@ -84,13 +84,13 @@ class TestRefusal:
 
     def test_weights_that_are_too_large_are_named(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 6 * GB)
-        with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights.*what fits: --method qlora \("):
+        with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights.*what fits: method=qlora \("):
             crew.submit(base=base, spec=TrainingSpec(method="lora", max_length=256, targets="qv"))
 
     def test_a_client_is_told_so(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 6 * GB)
         options: dict[str, Any] = {"method": "lora", "targets": "qv"}
-        with pytest.raises(DoesNotFit, match="--memory"):
+        with pytest.raises(DoesNotFit, match="memory="):
             crew.writer.submit_training(f"{crew.space}/a", base=base, data=crew.data, **options)
         # Whoever knows better says so, and waits.
         job = crew.writer.submit_training(f"{crew.space}/a", base=base, data=crew.data, memory=5 * GB, **options)
@@ -206,7 +206,7 @@ class TestOtherKinds:
 
         with pytest.raises(
             DoesNotFit,
-            match=r"needs 14\.\d GB \(\d+ bytes\) whatever its rows, 13\.5 GB of it weights.* what fits: --precision nf4 \(4\.\d GB\)$",
+            match=r"needs 14\.\d GB \(\d+ bytes\) whatever its rows, 13\.5 GB of it weights.* what fits: precision=nf4 \(4\.\d GB\)$",
         ):
             evaluate(precision="native")
         # How long its rows are, nobody has said.

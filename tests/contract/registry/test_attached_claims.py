@@ -111,7 +111,7 @@ def test_signed_record_that_can_not_be_acted_on_is_refused(
 ) -> None:
     pulled.tell(**changed)
     pulled.there.writer.signatures.sign_about(pulled.folder, key.private)
-    with pytest.raises(InvalidInput, match=r"can't be a record here.*push with --no-claims"):
+    with pytest.raises(InvalidInput, match=r"can't be a record here.*push with claims=False"):
         strict.writer.push(pulled.folder, name, base="tiny", sign=key.private)
 
 

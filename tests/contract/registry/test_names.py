@@ -78,7 +78,7 @@ class TestBasesAndData:
         world.admin.bases.register(base_registration(name, location=f"file://{folder}/base"))
         body = submission(name, rows, base=name)
         if world.has_roles:
-            with pytest.raises(InvalidBase, match="--upload"):
+            with pytest.raises(InvalidBase, match="upload"):
                 submit(writer, body)
         # A worker that announces a folder with the same beginning of its name does not share it.
         claim(world.worker, shared_paths=[folder[:-1]], kinds=["merge"])

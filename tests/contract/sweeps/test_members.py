@@ -111,7 +111,7 @@ def test_a_member_is_shown_as_the_version_that_it_may_become(desk: Desk, tmp_pat
     # It is pulled as it is, and nobody takes it for a version of the adapter afterwards.
     folder = writer.pull(ref, tmp_path / "pulled")
     assert {path.name for path in folder.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-    with pytest.raises(InvalidInput, match=f"{ref} is a member of a sweep, and only the registry knows .* --offline"):
+    with pytest.raises(InvalidInput, match=f"{ref} is a member of a sweep, and only the registry knows .* offline="):
         writer.pull(ref, offline=True)
     with pytest.raises(NotFound, match="is not in the cache"):
         writer.pull(f"{name}@sha256:{member.digest}", offline=True)

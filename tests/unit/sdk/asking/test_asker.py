@@ -197,7 +197,7 @@ def test_what_a_program_refuses_is_one_of_our_errors(
 def test_messages_without_a_template_are_refused_in_words_of_the_command(programs: Programs) -> None:
     refused = _error("no_template", "Send the text to /v1/completions.", "messages")
     programs.resident(programs.serve(lambda _route, _body: (400, refused)))
-    with pytest.raises(InvalidInput, match=r"has a chat template.*leave out --chat$"):
+    with pytest.raises(InvalidInput, match=r"has a chat template.*leave out chat=$"):
         _answered(programs)
 
 

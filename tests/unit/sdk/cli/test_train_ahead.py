@@ -94,7 +94,7 @@ def test_a_base_with_fewer_positions_is_named_where_rows_are_cut(base: str, tmp_
 def test_what_is_wrong_is_said_as_at_submit(base: str) -> None:
     with pytest.raises(InvalidInput, match=r"alpha can't be 0; use a number above 0 and at most 65536"):
         run("--base", base, "--alpha", "0", "--dry-run")
-    with pytest.raises(InvalidInput, match="give --base"):
+    with pytest.raises(InvalidInput, match="give base="):
         run("--explain")
 
 

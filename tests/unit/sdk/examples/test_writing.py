@@ -84,7 +84,7 @@ def test_without_a_base_it_says_what_to_install(tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(cli, ["example", "docstrings", "-o", str(tmp_path / "out")])
     assert getattr(done.exception, "exit_code", None) == 9
     assert "pip install" in str(done.exception)
-    assert "--base DIR" in str(done.exception)
+    assert "base=DIR" in str(done.exception)
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(cli, ["example", "docstrings", "-o", str(tmp_path / "out"), "--base", str(tmp_path)])
     assert getattr(done.exception, "exit_code", None) == 3

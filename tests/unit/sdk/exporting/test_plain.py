@@ -74,7 +74,7 @@ def test_a_version_and_its_base_are_found_by_the_ref(client: Client, base: Path,
     with pytest.raises(VerificationFailed, match="belongs to tiny"):
         client.versions.export_plain("team/dora@v1", tmp_path / "x", base=other, rank=4)
     (own / "model.safetensors").unlink()
-    with pytest.raises(InvalidInput, match="give the base's folder with --base"):
+    with pytest.raises(InvalidInput, match="give the base's folder with base="):
         client.versions.export_plain("team/dora@v1", tmp_path / "x", rank=4)
     assert not (tmp_path / "x").exists()
 
@@ -107,7 +107,7 @@ def test_numbers_that_are_nothing_in_the_type_asked_for(
     faint = shutil.copytree(adapter, tmp_path / "faint")
     tensors = load_file(faint / "adapter_model.safetensors")
     save_file({name: 1e-9 * each for name, each in tensors.items()}, faint / "adapter_model.safetensors")
-    with pytest.raises(InvalidInput, match="numbers too small for f16, which would be lost; export with --dtype f32"):
+    with pytest.raises(InvalidInput, match="numbers too small for f16, which would be lost; export with dtype=f32"):
         client.versions.export_plain(faint, tmp_path / "plain", base=base, dtype="f16")
     assert not (tmp_path / "plain").exists()
     assert client.versions.export_plain(faint, tmp_path / "plain", base=base, dtype="f32").report.kept_energy == 1.0

@@ -398,7 +398,7 @@ class TestClient:
         self, world: World, pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "numpy", None)
-        with pytest.raises(Unavailable, match=r"adapterctl\[local\].*--no-weights"):
+        with pytest.raises(Unavailable, match=r"adapterctl\[local\].*weights=False"):
             world.writer.diff(*pair)
         assert not world.writer.cache.version(world.writer.get(pair[0]).digest).exists()
         assert world.writer.diff(*pair, weights=False).weights is None

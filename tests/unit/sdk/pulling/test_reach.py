@@ -202,7 +202,7 @@ class TestPlainHttp:
     def test_the_token_is_not_sent(self, proxy: Fake, tmp_path: Path) -> None:
         client = Client(self.URL, TOKEN, cache=tmp_path / "cache")
         for ask in (client.tokens.whoami, client.adapters, lambda: self.puller(tmp_path).pull("a@v1")):
-            with pytest.raises(InvalidInput, match="accept that with --insecure or ADAPTERCTL_INSECURE=1") as caught:
+            with pytest.raises(InvalidInput, match="accept that with insecure= or ADAPTERCTL_INSECURE=1") as caught:
                 ask()
             assert caught.value.param == "url"
         assert proxy.asked == []

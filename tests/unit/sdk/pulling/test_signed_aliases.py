@@ -258,7 +258,7 @@ class TestOffline:
     def test_what_was_seen_is_verified_again(
         self, memory: AliasMemory, pair: Pair, other: Pair, signer: AliasSigner
     ) -> None:
-        with pytest.raises(NotFound, match="pull it once without --offline"):
+        with pytest.raises(NotFound, match="pull it once without offline="):
             memory.recall(REF, signer)
         memory.accept(REF, FIRST, [stated(pair, move=3, ago_s=2 * DAY_S)], signer)
         assert memory.recall(REF, signer) == FIRST

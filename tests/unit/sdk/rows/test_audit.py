@@ -256,7 +256,7 @@ def test_a_parquet_file_that_is_cut_is_refused(tmp_path: Path) -> None:
 def test_what_needs_a_base_is_refused_without_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n')
-    with pytest.raises(InvalidInput, match="name it with --base"):
+    with pytest.raises(InvalidInput, match="name it with base="):
         sdk.datasets.check(path, max_length=100)
     with pytest.raises(InvalidInput, match="give 1 or more"):
         sdk.datasets.check(path, examples=0)

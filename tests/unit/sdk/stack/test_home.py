@@ -88,7 +88,7 @@ def test_ports_that_servers_of_one_home_chose_are_never_the_same(folder: Path, m
 def test_a_folder_with_other_files_is_refused(folder: Path) -> None:
     pytest.importorskip("torch", reason="`up` wants all that it starts to be installed")
     (folder / "thesis.tex").touch()
-    with pytest.raises(Conflict, match=r"has other files in it.*--home"):
+    with pytest.raises(Conflict, match=r"has other files in it.*home"):
         up(Stack(folder))
     with pytest.raises(Conflict):
         up(Stack(folder / "thesis.tex"))

@@ -205,7 +205,7 @@ class TestDora:
 
     def test_without_a_rank_it_is_refused(self, bases: dict[str, Path], tmp_path: Path) -> None:
         adapter = merges.save_adapter(bases["llama"], tmp_path / "a", **LINEAR, use_dora=True)
-        with pytest.raises(InvalidInput, match=r"a DoRA, whose ΔW has no low rank; say .* with --rank"):
+        with pytest.raises(InvalidInput, match=r"a DoRA, whose ΔW has no low rank; say .* with rank="):
             export(adapter, tmp_path / "plain", base=str(bases["llama"]))
 
 

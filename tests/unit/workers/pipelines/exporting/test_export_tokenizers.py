@@ -173,7 +173,7 @@ def test_what_is_not_in_the_table_is_refused(base: Path, tmp_path: Path) -> None
         {**original, "model": {**original["model"], "ignore_merges": True}},
     ):
         path.write_text(json.dumps(said))
-        with pytest.raises(InvalidBase, match=r"llama\.cpp's name .* is not known; .*--tokenizer-from FILE\.gguf"):
+        with pytest.raises(InvalidBase, match=r"llama\.cpp's name .* is not known; .*tokenizer_from=FILE\.gguf"):
             export_folder(base, tmp_path / "model.gguf")
     greedy = {**original["added_tokens"][2], "lstrip": True}
     path.write_text(json.dumps(original | {"added_tokens": [*original["added_tokens"][:2], greedy]}))

@@ -18,6 +18,7 @@ from sdk.lora.plain_lora import PlainPlan
 from sdk.schemas.export import PlainLoraRequest
 from sdk.schemas.failures import FailureReason
 from workers.pipelines.errors import PipelineError
+from workers.pipelines.merging.blocks import Blocks
 from workers.pipelines.merging.changes import LowRank
 from workers.pipelines.merging.plan import Onto
 from workers.pipelines.merging.prepare import prepare
@@ -65,7 +66,9 @@ class MagnitudeDeltas:
         # The weights that were trained over: 4-bit weights, widened again. 8-bit ones are not supported here.
         onto: Onto = "original" if recipe is None or recipe.type == "int8" else "dequantized"
         self._prepared = prepare(base, adapter, classes=None, onto=onto, dtype="float32", recipe=recipe)
-        self._blocks = self._prepared.blocks()
+        blocks = self._prepared.blocks()
+        assert isinstance(blocks, Blocks), "a DoRA's magnitudes need torch"
+        self._blocks = blocks
         self._changes = {change.module: (parameter, change) for parameter, change in self._prepared.adapted()}
         if odd := sorted(self._changes.keys() ^ plan.products.keys()):
             raise PipelineError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ EXAMPLES = {
 }
 ROWS = ("train.jsonl", "heldout.jsonl")
 _TEXTS = ("README.md", "train.yaml")
+#: How the folder is called in which an example is written within an empty folder.
+_PARTIAL = ".adapterctl-example-"
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def write_example(name: str, to: str | Path, base: str | Path | None, make_base:
     Raises Conflict if anything is there, NotFound if `base` is none, and what `make_base` raises.
     """
     target = user_path(to).absolute()
-    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+    if target.is_symlink() or (target.exists() and not _is_empty(target)):
         raise Conflict(f"{target} exists already and is left as it is; choose a new folder with -o DIR", param="output")
     if base is not None and not (user_path(base) / CONFIG_FILE).is_file():
         raise NotFound(
@@ -51,7 +54,9 @@ def write_example(name: str, to: str | Path, base: str | Path | None, make_base:
     with disk_explained(f"writing {target}"):
         if target.is_dir():
             # It stays the folder that it is, since a shell may be in it.
-            with place_explained(target), tempfile.TemporaryDirectory(prefix=".partial-", dir=target) as partial:
+            for left in target.iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+            with place_explained(target), tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=target) as partial:
                 _fill(Path(partial), name, over)
                 for path in Path(partial).iterdir():
                     path.rename(target / path.name)
@@ -59,6 +64,11 @@ def write_example(name: str, to: str | Path, base: str | Path | None, make_base:
             with folder_whole(target, durable=False) as folder:
                 _fill(folder, name, over)
     return WrittenExample(target, [*_TEXTS, *ROWS], over)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a folder with nothing but what a killed call has left."""
+    return path.is_dir() and all(each.name.startswith(_PARTIAL) for each in path.iterdir())
 
 
 def _fill(folder: Path, name: str, base: Path) -> None:

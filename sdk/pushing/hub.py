@@ -83,8 +83,10 @@ def _of_a_folder(repo: str) -> str:
 
 
 def is_url(path: str | Path) -> bool:
-    """Tell whether something comes from a model hub rather than from a folder."""
-    return isinstance(path, str) and path.lower().startswith(_SCHEME)
+    """Tell whether something comes from a model hub rather than from a folder; the address of a page there is none that
+    `parse_url` takes.
+    """
+    return isinstance(path, str) and path.lower().startswith((_SCHEME, "https://", "http://"))
 
 
 def parse_url(url: str) -> tuple[str, str | None]:

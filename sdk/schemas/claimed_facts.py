@@ -15,20 +15,22 @@ _MOST = 8
 
 
 def claimed_facts(
-    claims: ClaimsView, *, named: Callable[[str], str] = lambda digest: digest[:12]
+    claims: ClaimsView, *, named: Callable[[str], str] = lambda digest: digest[:12], published: bool = False
 ) -> list[tuple[str, Any]]:
     """Return what is claimed of a version under names for people, each value a text or a number.
 
-    `named` writes the name of a dataset that is known here, by its digest.
+    `named` writes the name of a dataset that is known here, by its digest. `published`: anybody may read it, so that the
+    addresses of registries are left out.
     """
+    first, third = ("another registry", "a third registry") if published else (claims.registry, "")
     facts: list[tuple[str, Any]] = [
-        ("claimed by", f"{claims.registry} on {claims.at[:10]}, of {claims.about.ref}; {standing(claims)}"),
+        ("claimed by", f"{first} on {claims.at[:10]}, of {claims.about.ref}; {standing(claims)}"),
         ("sent by", claims.created_by),
         *_record(claims.about, named),
     ]
     if (earlier := claims.about.claimed) is not None:
         facts += [
-            ("who had it from", f"{earlier.registry} on {earlier.at[:10]}, of {earlier.about.ref}"),
+            ("who had it from", f"{third or earlier.registry} on {earlier.at[:10]}, of {earlier.about.ref}"),
             *_record(earlier.about, named),
         ]
     return facts

@@ -14,8 +14,9 @@ import json
 import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from sdk.formats.about_file import MOST_ABOUT_BYTES
 from sdk.schemas.catalog import BaseBrief, JobRef, LoraSize, Parent
@@ -29,6 +30,20 @@ MOST_EVALUATIONS, _MOST_DEPTH, _MOST_INTEGER = 50, 16, 2**63
 #: The longest name, and how many parents and keys are told.
 MOST_NAME, MOST_PARENTS, MOST_SIGNERS = 300, 200, 100
 _Name = Annotated[str, Field(max_length=MOST_NAME)]
+#: Characters that show nothing, though they count as printable.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+
+
+def _one_word(text: str) -> str:
+    """Return the name of a registry or a ref as one word: it stands in sentences, and must not be able to end them.
+
+    >>> _one_word("local:my folder"), _one_word("a@v1; signed by the key 0123")
+    ('local:my%20folder', 'a@v1%3B%20signed%20by%20the%20key%200123')
+    """
+    return "".join(one if one.isalnum() or one in "-._~/:@[]%+?" else quote(one, safe="") for one in text)
+
+
+_Word = Annotated[_Name, AfterValidator(_one_word)]
 
 
 class AboutScores(Wire):
@@ -44,7 +59,7 @@ class AboutScores(Wire):
 class AboutRecord(Wire):
     """What a registry records of a version, as far as the one who asks may see it."""
 
-    ref: _Name
+    ref: _Word
     digest: Sha256
     created_at: _Name
     base: BaseBrief
@@ -70,7 +85,7 @@ class AboutRecord(Wire):
 class EarlierClaims(Wire):
     """What the registry was told itself, by the first one that told of the version."""
 
-    registry: _Name
+    registry: _Word
     at: _Name
     about: AboutRecord
     #: The key that the registry lists and by which it was signed; None: by none.
@@ -88,7 +103,7 @@ class AboutFile(Wire):
 
     format: Literal["adapterctl.about/1"]
     #: The registry that told it: its URL without a password, or `local:` and the name of its folder.
-    registry: _Name
+    registry: _Word
     #: When it was pulled, in UTC.
     at: _Name
     about: About
@@ -131,7 +146,7 @@ def _checked(value: Any, depth: int, *, shown: bool) -> Any:
             raise ValueError("no text")
         return value
     if isinstance(value, str):
-        return value if value.isprintable() else "".join(one if one.isprintable() else "?" for one in value)
+        return "".join(one if one.isprintable() and one not in _BLANKS else "?" for one in value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("no number")
     if isinstance(value, int) and abs(value) >= _MOST_INTEGER:

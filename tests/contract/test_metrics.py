@@ -314,6 +314,41 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+#: What `promtool check metrics` finds fault with in the parts of a name: types, units that are no base units, abbreviations.
+_NO_PARTS = {
+    *("counter", "gauge", "histogram", "summary"),
+    *("milliseconds", "microseconds", "minutes", "hours", "days", "bits", "kilobytes", "megabytes", "percent", "rate"),
+    *("s", "ms", "us", "ns", "sec", "secs", "m", "min", "h", "d", "b", "kb", "mb", "gb", "tb"),
+}
+
+
+def test_names_keep_the_conventions_of_prometheus(people: World, numbers: Callable[[], Numbers]) -> None:
+    numbers()
+    OBSERVED.time("storage_call_duration_seconds", 0.1, outcome="answered")
+
+    async def figures() -> ProcessFigures:
+        return people.services.processes.figures()
+
+    people.services.processes.report(asyncio.run(figures()))
+    exposed = people.services.metrics.exposition().decode()
+    described = re.findall(r"^# (HELP|TYPE) (\S+) (.*)$", exposed, re.MULTILINE)
+    assert len(described) == exposed.count("\n# ") + 1 == len({each[:2] for each in described})
+    assert all(each[2].strip() for each in described)
+    kinds = {name: text for what, name, text in described if what == "TYPE"}
+    assert len(kinds) > 15
+    for name, kind in kinds.items():
+        assert re.fullmatch(r"(adapterctl|process)(_[a-z]+)+", name)
+        assert name.endswith("_total") == (kind == "counter"), name
+        assert not name.endswith(("_bucket", "_count", "_sum", "_created")), name
+        assert not _NO_PARTS & {*name.split("_")}, name
+    for family in text_string_to_metric_families(exposed):
+        assert family.samples or family.name.startswith("adapterctl_"), family.name
+        for sample in family.samples:
+            assert sample.name.startswith(family.name), f"{sample.name} has no TYPE"
+            assert all(re.fullmatch(r"[a-z]+", label) for label in sample.labels), sample
+            assert ("le" in sample.labels) == sample.name.endswith("_bucket"), sample
+
+
 #: A metric with the labels that choose some of its series, or the labels of an aggregation; words of the language aside.
 _SELECTED = re.compile(r"\b((?:adapterctl|process)_[a-z_]+)(?:\{([^}]*)\})?")
 _GROUPED = re.compile(r"\bby \(([^)]*)\)")

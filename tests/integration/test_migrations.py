@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DatabaseError
 from support import processes
 from support.schemas import (
@@ -24,12 +24,15 @@ from support.schemas import (
 
 from registry.access.tokens import Tokens
 from registry.artifacts.models import ManifestRow
+from registry.catalog.models import Version, VersionClaims
 from registry.db.database import Database, head_revision, migrations_folder
+from registry.db.types import utc_now
 from registry.deadlines import Timeouts
 from registry.errors import Unavailable
 from registry.jobs.models import Checkpoint, Job
 from registry.ops.schema import METADATA, drift
 from registry.principal import SYSTEM, Role
+from registry.usage.charging import charge
 
 #: What server processes do at their start, each a fork of one that has imported what they need; they begin at one moment.
 UPGRADES = """
@@ -164,6 +167,28 @@ def test_an_older_release_finds_no_member_that_waits_and_lets_go_what_members_ke
         states = dict(session.execute(text("SELECT id, state FROM jobs")).all())
         last = set(session.scalars(text("SELECT job_id FROM job_checkpoints WHERE expires_at IS NULL")))
     assert (states, last) == ({"waits": "cancelled", "ended": "succeeded", "alone": "queued"}, {"alone"})
+
+
+def test_an_older_release_charges_nobody_for_claims(db: Database) -> None:
+    load_past(db)
+    db.upgrade()
+    charged = "SELECT namespace, records_bytes FROM usage ORDER BY namespace"
+    with db.read() as session:
+        before = session.execute(text(charged)).all()
+        versions = session.scalars(select(Version).limit(2)).all()
+        assert len(versions) == 2
+    with db.write() as session:
+        for version in versions:
+            claims = {"text": "{}", "created_by": "ana", "created_at": utc_now(), "record_bytes": 202}
+            session.add(VersionClaims(version_pk=version.pk, **claims))
+            charge(session, "team", records=202)
+    with db.read() as session:
+        assert session.execute(text(charged)).all() != before
+    downgrade(db, "0031")
+    with db.read() as session:
+        assert session.execute(text(charged)).all() == before
+    db.upgrade()
+    assert drift(db) == []
 
 
 @pytest.mark.parametrize("revision", ["0001", "9999"])

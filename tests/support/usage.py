@@ -65,7 +65,7 @@ def differing(world: World) -> dict[str, Any]:
 
 
 def mismeasured(services: Services, *namespaces: str) -> list[str]:
-    """The rows of these namespaces whose `record_bytes` is not what they take, measured again from what they hold."""
+    """The rows of these namespaces, or of all, whose `record_bytes` is not what they take, measured again from what they hold."""
     with services.db.read() as session:
         bodies = {row.digest: row.body.encode() for row in session.scalars(select(ManifestRow))}
         found = []
@@ -135,5 +135,5 @@ def mismeasured(services: Services, *namespaces: str) -> list[str]:
                 parts = [getattr(member, part.key) for part in (Member.metrics, *long)]
                 size = record_bytes(member.setting, *parts)
                 found.append((sweep.namespace, f"member {sweep.id}/{member.number}", size, member.record_bytes))
-    wrong = [row for row in found if row[0] in namespaces and row[2] != row[3]]
+    wrong = [row for row in found if (not namespaces or row[0] in namespaces) and row[2] != row[3]]
     return [f"{what}: {measured}, not {kept}" for _, what, measured, kept in wrong]

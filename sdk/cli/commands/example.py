@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from sdk.cli.support.output import format_option, print_made, say
@@ -34,4 +36,4 @@ def example_command(name: str, output: str, base: str | None, style: str) -> Non
 
     written = write_example(name, output, base, lambda: example_base(say))
     document = {"path": str(written.folder), "files": written.files, "base": str(written.base)}
-    print_made(style, document, str(written.folder), f"next: cd {output}, then follow README.md there")
+    print_made(style, document, str(written.folder), f"next: cd {shlex.quote(output)}, then follow README.md there")

@@ -31,6 +31,7 @@ from sdk.pulling.http import HttpClient
 from sdk.pulling.puller import Puller
 from sdk.pulling.source import HttpSource
 from sdk.schemas.catalog import Published
+from sdk.schemas.claimed_facts import claimed_facts
 from sdk.schemas.claims import read_about
 from sdk.schemas.evaluation import EvaluationReport
 from sdk.schemas.sent_claims import SentClaims
@@ -143,7 +144,9 @@ def test_folder_tells_the_scores_that_its_own_namespace_made_and_a_card_states_t
     assert named.startswith("held-out@v")
     assert found.evaluations == []
     card = (world.writer.versions.export_folder(found.ref, tmp_path / "card").path / "README.md").read_text()
-    assert "claimed by" in card
+    assert "claimed by: `another registry on " in card
+    # Whoever reads it at a hub learns no address.
+    assert "elsewhere" not in card
     assert f"on {named}: loss 1.5" in card
     # What the Hub reads as its scores is only what was scored here.
     assert "model-index" not in card
@@ -298,11 +301,19 @@ class TestHostile:
             world.writer.versions(name)
 
     def test_what_can_not_be_shown_is_shown_as_a_question_mark(self, world: World, pulled: Pulled, name: str) -> None:
-        pulled.tell(libraries={"to\x1b[31mrch\u202e": "1\x00\ud800"}, dataset_names={}, unknown=["<script>"])
+        signed = "a@v1; signed by the key 0123456789ab"
+        pulled.tell(
+            libraries={"to\x1b[31mrch\u202e": "1\x00\ud800\u2800"}, dataset_names={}, unknown=["<script>"], ref=signed
+        )
         world.writer.push(pulled.folder, name, base="tiny")
         found = world.writer.get(f"{name}@v1").claimed
         assert found is not None
-        assert (found.about.libraries, found.about.unknown) == ({"to?[31mrch?": "1??"}, ["<script>"])
+        assert (found.about.libraries, found.about.unknown) == ({"to?[31mrch?": "1???"}, ["<script>"])
+        # Nor does a ref end the sentence in which it stands.
+        (by,) = [value for label, value in claimed_facts(found) if label == "claimed by"]
+        assert by.endswith(
+            "of a@v1%3B%20signed%20by%20the%20key%200123456789ab; not verified: nothing is decided by it"
+        )
 
     def test_claims_count_among_the_records_of_a_namespace(self, guarded: World, pulled: Pulled) -> None:
         guarded.admin.bases.register(base_registration())

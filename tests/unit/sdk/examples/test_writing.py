@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,35 @@ def test_nothing_is_overwritten(base: Path, tmp_path: Path) -> None:
         assert "exists already" in str(done.exception)
     assert (tmp_path / "empty/README.md").stat().st_ino == before
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_which_a_shell_is_stays_the_same_folder(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "my first"
+    inside.mkdir()
+    # A call that was killed has left this.
+    (inside / ".adapterctl-example-x1").mkdir()
+    monkeypatch.chdir(inside)
+    done = CliRunner().invoke(cli, ["example", "labels", "-o", ".", "--base", str(base)])
+    assert done.exception is None, done.output
+    assert sorted(os.listdir()) == ["README.md", "heldout.jsonl", "my-base", "train.jsonl", "train.yaml"]
+    done = CliRunner().invoke(cli, ["example", "labels", "-o", "my first", "--base", str(base)])
+    assert "next: cd 'my first', then follow" in done.output
+
+
+def test_what_a_killed_call_has_left_of_the_base_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
+    left = tmp_path / "cache" / "examples" / f".{example_base.NAME}.x1"
+    left.mkdir(parents=True)
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(example_base, "_write", write)
+    made = example_base.example_base()
+    assert {path.name for path in made.parent.iterdir() if path.is_dir()} == {example_base.NAME}
 
 
 def test_without_a_base_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

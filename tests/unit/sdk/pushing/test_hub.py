@@ -65,6 +65,7 @@ class TestUrls:
             "hf://org/é",
             "HF://org/name",
             "hf://" + "o" * 60 + "/" + "n" * 60,
+            "https://huggingface.co/org/name",
         ],
     )
     def test_what_names_none(self, url: str) -> None:

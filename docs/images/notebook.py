@@ -64,7 +64,7 @@ def _markup(data: dict[str, str]) -> str:
 
 
 def _taken(chromium: object, body: str, background: str, colour: str) -> Image.Image:
-    page = chromium.new_page(viewport={"width": 760, "height": 900})  # type: ignore[attr-defined]
+    page = chromium.new_page(viewport={"width": 900, "height": 900})  # type: ignore[attr-defined]
     page.set_content(
         f"<body style='margin:16px;background:{background};color:{colour};font:13px system-ui,sans-serif'>"
         f"<style>pre{{opacity:.8;margin:14px 0 6px}}</style>{body}</body>"

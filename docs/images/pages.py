@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 MOST_BYTES = 120_000
 #: A screen, and a telephone, in CSS pixels.
 SCREEN, PHONE = 1240, 375
+_PATIENCE_MS = 120_000
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/ui/code\?code=\S+")
 
 
@@ -47,6 +48,8 @@ def take(address: str) -> None:
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         context = chromium.new_context(viewport={"width": SCREEN, "height": 820}, reduced_motion="reduce")
+        # Also on a machine that does other things.
+        context.set_default_timeout(_PATIENCE_MS)
         page = context.new_page()
         page.goto(address)
         if (button := page.locator("button:text('Open the registry')")).count():

@@ -46,6 +46,7 @@ class PageServices:
         from registry.web.adapters.service import AdapterPages
 
         return AdapterPages(
+            self._db,
             self._services.catalog,
             self._services.aliases,
             self.version_scores,

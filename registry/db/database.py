@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Lock, local
+from typing import Any, TypeVar
 
 from sqlalchemy import ClauseElement, Connection, Engine, text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError, SQLAlchemyError
@@ -25,6 +25,11 @@ from registry.db.statements import begin_session
 from registry.deadlines import CircuitBreaker, NoAnswer, Timeouts
 from registry.errors import Unavailable
 from registry.pools import Occupancy, Pool
+
+T = TypeVar("T")
+
+#: The key under which a session that several reads share has the answers to what `once` was asked.
+_ANSWERS = "answers"
 
 Pool(
     "writes to SQLite",
@@ -53,6 +58,8 @@ class Database:
         #: Held by the write of this process, on SQLite. Its own lock is looked at again and again by those that wait, up to
         #: a tenth of a second apart, so whoever waited longest might miss each moment in which it is free.
         self._writing = Lock()
+        #: By thread, the session that all reads of a block share.
+        self._shared = local()
 
     @property
     def engine(self) -> Engine:
@@ -85,9 +92,30 @@ class Database:
 
         PostgreSQL may take `within_s` for its statements, if that is more than usual. Raises Unavailable beyond that.
         """
+        shared: Session | None = getattr(self._shared, "session", None)
+        if shared is not None and within_s is None:
+            yield shared
+            return
         with self._explained(), self.breaker.asking(), Session(self._reader, expire_on_commit=False) as session:
             begin_session(session, self.session_info, within_s=within_s)
             yield session
+
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """Let all reads of this thread during the block see one state of the database, in one transaction: what several services
+        look up is asked `once`. Nothing is written meanwhile, and no file is read.
+        """
+        with self.read() as session:
+            if getattr(self._shared, "session", None) is session:
+                # Within another such block.
+                yield
+                return
+            session.info[_ANSWERS] = {}
+            self._shared.session = session
+            try:
+                yield
+            finally:
+                self._shared.session = None
 
     @contextmanager
     def write(self, *, within_s: float | None = None) -> Iterator[Session]:
@@ -233,6 +261,19 @@ class Database:
             raise Unavailable(
                 f"the database is at revision {present or 'none'}, this program needs {head}; run: adapter-registry db upgrade"
             )
+
+
+def once(session: Session, question: tuple[Hashable, ...], ask: Callable[[], T]) -> T:
+    """Return what `ask` does, which it is asked once in a session that several reads share (`Database.one_state`).
+
+    `question` is all that its answer depends on. Who asks is no part of it: rights are looked at before and afterwards.
+    """
+    answers: dict[tuple[Hashable, ...], T] | None = session.info.get(_ANSWERS)
+    if answers is None:
+        return ask()
+    if question not in answers:
+        answers[question] = ask()
+    return answers[question]
 
 
 def migrations_folder() -> Path:

@@ -245,13 +245,14 @@ class Walk:
             Evaluation.job_id,
         ).where(condition, self._who.within(Evaluation.namespace))
         rows = self._rows(query.order_by(Evaluation.created_at.desc(), Evaluation.id))
-        digests = {row.dataset_digest for row in rows}
-        named = select(DatasetAccess.digest, DatasetAccess.namespace, DatasetAccess.name)
-        named = named.where(DatasetAccess.digest.in_(digests))
-        spoken = {row.digest: row.name for row in self._rows(named.where(spoken_for(self._who)))}
+        spaces = {row.namespace for row in rows}
+        is_spoken = spoken_for(self._who)
+        named = select(DatasetAccess.digest, DatasetAccess.namespace, DatasetAccess.name, is_spoken.label("is_spoken"))
+        named = named.where(DatasetAccess.digest.in_({row.dataset_digest for row in rows}))
+        found = self._rows(named.where(or_(is_spoken, DatasetAccess.namespace.in_(spaces)))) if rows else ()
+        spoken = {row.digest: row.name for row in found if row.is_spoken}
         # The scores' own namespace comes first, whatever others call the same rows.
-        own = named.where(DatasetAccess.namespace.in_({row.namespace for row in rows}))
-        names = {(row.digest, row.namespace): row.name for row in self._rows(own)}
+        names = {(row.digest, row.namespace): row.name for row in found if row.namespace in spaces}
         called = [names.get((row.dataset_digest, row.namespace)) or spoken.get(row.dataset_digest, "") for row in rows]
         nodes = [(row, _evaluation(row, name)) for row, name in zip(rows, called, strict=True)]
         return [row for row, node in nodes if node is not None and self.graph.add(node)]

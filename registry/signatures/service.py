@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from registry.access.audit.service import record
@@ -71,13 +71,16 @@ class Signatures:
     def list(self, digest: str, *, who: Principal) -> list[SignatureView]:
         """The signatures over a manifest, oldest first. Raises NotFound."""
         with self._db.read() as session:
-            _find(session, digest, who)
-            mine = (Signature.manifest_digest == digest, who.within(Signature.namespace))
-            rows = session.scalars(select(Signature).where(*mine).order_by(Signature.pk))
+            mine = and_(Signature.manifest_digest == digest, who.within(Signature.namespace))
+            query = select(Signature).select_from(ManifestRow).outerjoin(Signature, mine)
+            rows = session.scalars(query.where(*_to_fetch(digest, who)).order_by(Signature.pk)).all()
+            if not rows:
+                raise _missing(digest)
             found: dict[tuple[str, str], Signature] = {}
             for row in rows:
-                # A signature that several namespaces have is listed once.
-                found.setdefault((row.key_id, row.bundle), row)
+                # A signature that several namespaces have is listed once; without any, the manifest is there alone.
+                if row is not None:
+                    found.setdefault((row.key_id, row.bundle), row)
             return [view_of(SignatureView, row) for row in found.values()]
 
 
@@ -112,14 +115,22 @@ def record_signature(
 
 def _find(session: Session, digest: str, who: Principal) -> ManifestRow:
     """Return a manifest whose files the caller may fetch. Raises NotFound."""
+    row = session.scalars(select(ManifestRow).where(*_to_fetch(digest, who))).first()
+    if row is None:
+        raise _missing(digest)
+    return row
+
+
+def _to_fetch(digest: str, who: Principal) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of the manifest with a digest, if the caller may fetch its files."""
     access = select(ManifestAccess.manifest_digest).where(
         ManifestAccess.manifest_digest == digest, who.within(ManifestAccess.namespace)
     )
-    query = select(ManifestRow).where(ManifestRow.digest == digest, ManifestRow.collected_at.is_(None), access.exists())
-    row = session.scalars(query).first()
-    if row is None:
-        raise NotFound(f"there is no manifest {digest[:12]!a}; see what there is with: adapterctl list", param="digest")
-    return row
+    return (ManifestRow.digest == digest, ManifestRow.collected_at.is_(None), access.exists())
+
+
+def _missing(digest: str) -> NotFound:
+    return NotFound(f"there is no manifest {digest[:12]!a}; see what there is with: adapterctl list", param="digest")
 
 
 def _writable(session: Session, digest: str, who: Principal) -> list[str]:

@@ -46,11 +46,11 @@ def names(all_of_them: Sequence[str]) -> Cell:
     return Cell(f"{shown} and {more} more" if more > 0 else shown) if shown else NOTHING
 
 
-def number(value: float | None, title: str | None = None) -> Cell:
-    """Return a score or a count, with five digits that count."""
+def number(value: float | None, title: str | None = None, *, digits: int = 5) -> Cell:
+    """Return a score or a count, with as many digits that count."""
     if value is None:
         return Cell("–", "number")
-    return Cell(f"{value:,}" if isinstance(value, int) else score(value, 5), "number", title=title)
+    return Cell(f"{value:,}" if isinstance(value, int) else score(value, digits), "number", title=title)
 
 
 @dataclass(frozen=True)

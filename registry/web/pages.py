@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 
 from registry.errors import Forbidden, Invalid, RegistryError, TooLarge, WrongMediaType
 from registry.http.rights import note_forbidden
@@ -58,6 +59,22 @@ _TITLES = {
     500: "The registry failed",
     503: "Not available now",
 }
+
+
+class _VersionNumber(Convertor[int]):
+    """The number of a version in an address; what has more digits is none, and Python refuses to read thousands of them."""
+
+    regex = "[0-9]{1,18}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+# Known before any room's routes are made, as `{number:version}`.
+register_url_convertor("version", _VersionNumber())
 
 
 async def _visitor(request: Request) -> Principal:

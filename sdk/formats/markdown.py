@@ -10,14 +10,17 @@ import re
 from collections.abc import Iterator, Sequence
 
 #: Characters that mean something in Markdown, or begin a tag.
-_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~]|:(?=//)|(?<=www)\.)")
+_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|<>&~]|:(?=//)|(?<=www)\.|^-(?=\s))")
+#: What would begin a numbered list.
+_NUMBERED = re.compile(r"^(\d{1,9})\.(?=\s|$)")
 #: What GitHub would tell somebody of: a name behind an "@" that follows no letter.
 _MENTION = re.compile(r"(?<![\w.+-])@(?=\w)")
 
 
 def quoted(text: str) -> str:
     """Return one line of text that is no more than text: nothing in it is a mark, a tag, a link or a mention."""
-    return _MENTION.sub("@<!-- -->", _MEANING.sub(r"\\\1", " ".join(shown(text).split())))
+    plain = _MEANING.sub(r"\\\1", " ".join(shown(text).split()))
+    return _MENTION.sub("@<!-- -->", _NUMBERED.sub(r"\1\\.", plain))
 
 
 def fenced(text: str) -> str:

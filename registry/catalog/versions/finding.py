@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, contains_eager, load_only
 
 from registry.catalog.models import Adapter, Alias, Version
 from registry.catalog.versions.lifecycle import VersionState
+from registry.db.database import once
 from registry.errors import Forbidden, Invalid, InvalidName, InvalidRef, NotFound
 from registry.principal import Principal
 from sdk.formats import refs
@@ -69,7 +70,10 @@ def find_adapter(session: Session, name: str, who: Principal, *, action: str = "
     query = select(Adapter).where(Adapter.name == name)
     # On PostgreSQL the row is locked, but not against rows that refer to it; on SQLite the transaction is the only
     # writer anyway.
-    adapter = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
+    if lock:
+        adapter = session.scalars(query.with_for_update(key_share=True)).first()
+    else:
+        adapter = once(session, ("adapter", name), lambda: session.scalars(query).first())
     if adapter is None or adapter.last_number == 0:
         raise NotFound(missing, param="adapter")
     return adapter
@@ -104,7 +108,9 @@ def find_version(session: Session, ref: Ref, who: Principal, *, action: str = "r
         query = query.where(fits, Version.state.in_(_BY_DIGEST))
     else:
         query = query.where(Version.number == (Adapter.latest_number if ref.selector == "latest" else ref.number or 0))
-    found = session.scalars(query).all()
+    found = (
+        session.scalars(query).all() if lock else once(session, ("version", ref), lambda: session.scalars(query).all())
+    )
     if not found and not lock:
         _require_adapter(session.scalars(adapter).first(), ref)
     return _single(found, ref)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.db.database import once
 from registry.errors import Conflict, Unreadable
 from registry.promotion.generations import scopes_of
 from registry.promotion.models import Policy
@@ -62,7 +63,8 @@ def protected_aliases(session: Session, adapter: str, namespace: str) -> set[str
     """Return the aliases of an adapter that have a policy: only promoters move them."""
     # A removal is a row, too: without a document.
     there = newest().where(Policy.scope.in_(scopes_of(adapter, namespace)), Policy.document.is_not(None))
-    return set(session.scalars(there.with_only_columns(Policy.alias)))
+    names = there.with_only_columns(Policy.alias)
+    return once(session, ("aliases with policies", adapter, namespace), lambda: set(session.scalars(names)))
 
 
 def newest() -> Select[Policy]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from registry.catalog.aliases.service import Aliases
 from registry.catalog.versions.finding import space_of
 from registry.catalog.versions.service import Catalog
+from registry.db.database import Database
 from registry.db.paging import Paged
 from registry.errors import NotFound
 from registry.evaluations.version_scores import AdapterScores, ScoreKind, VersionScores
@@ -71,8 +72,15 @@ class AdapterPages:
     """The service of the pages of adapters."""
 
     def __init__(
-        self, catalog: Catalog, aliases: Aliases, scores: VersionScores, approvals: Approvals, names: NamedDatasets
+        self,
+        db: Database,
+        catalog: Catalog,
+        aliases: Aliases,
+        scores: VersionScores,
+        approvals: Approvals,
+        names: NamedDatasets,
     ) -> None:
+        self._db = db
         self._catalog, self._aliases, self._scores = catalog, aliases, scores
         self._approvals, self._names = approvals, names
 
@@ -87,20 +95,25 @@ class AdapterPages:
         moved: str | None = None,
     ) -> ShownAdapter:
         """One page of an adapter's versions, with all that stands around them. Raises InvalidName, NotFound, Invalid."""
-        versions = self._catalog.versions(adapter=name, archived=archived, who=who, cursor=cursor, limit=VERSIONS)
-        # Protected ones after the one that runs: they are what others rely on.
-        aliases = sorted(
-            self._aliases.list(adapter=name, who=who),
-            key=lambda one: (one.alias != FIRST_ALIAS, not one.protected, one.alias),
-        )
-        shown = aliases[:ALIASES]
-        numbers = {one.number or 0 for one in versions.items} | {one.number for one in shown}
         kind = None if score is None else ScoreKind.parse(score)
         if score is not None and kind is None:
             raise NotFound(f"there are no scores {score[:80]!a}; choose some on the page of {name}", param="score")
-        scores = self._scores.of_adapter(adapter=name, kind=kind, numbers=numbers, who=who)
+        with self._db.one_state():
+            versions = self._catalog.versions(adapter=name, archived=archived, who=who, cursor=cursor, limit=VERSIONS)
+            # A name that it found is one.
+            rights = _rights(name, who)
+            # Protected ones after the one that runs: they are what others rely on.
+            aliases = sorted(
+                self._aliases.list(adapter=name, who=who),
+                key=lambda one: (one.alias != FIRST_ALIAS, not one.protected, one.alias),
+            )
+            shown = aliases[:ALIASES]
+            numbers = {one.number or 0 for one in versions.items} | {one.number for one in shown}
+            scores = self._scores.of_adapter(adapter=name, kind=kind, numbers=numbers, who=who)
+            names = self._names.of({kind.dataset for kind in scores.offered}, who=who)
+            moves = self._aliases.history(adapter=name, alias=None, who=who, limit=MOVES)
+            judged = self._judged(name, rights, who)
         marked = {one.number: one.alias for one in reversed(shown)}
-        rights = _rights(name, who)
         return ShownAdapter(
             name=name,
             namespace=space_of(name),
@@ -111,10 +124,10 @@ class AdapterPages:
             versions=versions,
             scores=scores,
             chart=None if scores.kind is None else ScoreChart.of(scores.points, last=scores.last_number, marked=marked),
-            dataset_names=self._names.of({kind.dataset for kind in scores.offered}, who=who),
-            moves=self._aliases.history(adapter=name, alias=None, who=who, limit=MOVES),
+            dataset_names=names,
+            moves=moves,
             rights=rights,
-            judged=self._judged(name, rights, who),
+            judged=judged,
         )
 
     def movable(self, *, adapter: str, who: Principal) -> MovableAliases:

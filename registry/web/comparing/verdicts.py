@@ -178,7 +178,7 @@ def _pair(pair: ComparedPair, score: Cell) -> list[Cell]:
         score,
         number(pair.difference),
         Cell(interval, "number"),
-        number(pair.p_adjusted),
+        number(pair.p_adjusted, digits=2),
         number(pair.detectable),
         number(pair.rows_needed),
         Cell(pair.verdict),

@@ -17,10 +17,13 @@ from registry.web.document import (
     Section,
     Sentences,
     TextParts,
+    turned,
 )
 from sdk.formats.markdown import fenced, quoted, table_lines
 from sdk.plotting.curves import LOSS
 
+#: A table with more columns has its lines as columns, if these are fewer.
+_MOST_COLUMNS = 12
 _CURVES = ("of", "steps", "loss at the end", "lowest held-out loss", "at step")
 
 
@@ -48,7 +51,11 @@ def _block(block: Block) -> Iterator[str]:
         case FactList(rows):
             for name, cell in rows:
                 yield f"- {quoted(name)}: {quoted(cell.text)}"
-        case CellTable(_, headings, rows):
+        case CellTable(label, headings, rows):
+            if len(headings) > max(_MOST_COLUMNS, len(rows) + 1):
+                # Nobody reads lines of sixty settings.
+                wide = turned(label, headings, rows)
+                headings, rows = wide.headings, wide.rows
             yield from table_lines(_texts(headings), [_texts(row) for row in rows])
         case Sentences(texts):
             for text in texts:

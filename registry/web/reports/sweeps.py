@@ -85,7 +85,10 @@ def _unit(cost: Cost, rows: Sequence[SettingRow]) -> tuple[str, float]:
 
 def _cost(cost: Cost, row: SettingRow, size: float) -> Cell:
     value = cost.of(row)
-    return number(None if value is None else value / size)
+    if value is None:
+        return number(None)
+    amount = value / size
+    return number(int(amount) if amount.is_integer() else amount, digits=4)
 
 
 def _members(view: SweepView) -> Block:

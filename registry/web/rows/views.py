@@ -33,7 +33,7 @@ Which = Literal["worst", "best", "changed", "all"]
 _WITHOUT_ROWS: tuple[type[RegistryError], ...] = (NotFound, Invalid, InvalidData, Verification)
 
 
-@router.get(f"{PAGES}adapters/{{adapter:path}}/v{{number:int}}/rows")
+@router.get(f"{PAGES}adapters/{{adapter:path}}/v{{number:version}}/rows")
 async def show_training_rows(
     request: Request,
     trained_on: Annotated[TrainedOnRows, service(TrainedOnRows)],

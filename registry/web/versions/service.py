@@ -31,6 +31,7 @@ from sdk.schemas.catalog import KEPT, VersionView
 from sdk.schemas.claimed_facts import claimed_facts
 from sdk.schemas.claims import ClaimsView
 from sdk.schemas.evaluation import is_score
+from sdk.schemas.lineage import JobNode, Lineage
 from sdk.schemas.probe import ProbeReport, VersionNorms, recorded_probe
 from sdk.schemas.scores import EvaluationView
 from sdk.schemas.serving import ServedProbeView
@@ -94,14 +95,20 @@ class VersionPages:
 
     def show(self, ref: str, *, who: Principal) -> VersionPage:
         """Return what is shown of the version that a ref names now. Raises InvalidName, InvalidRef, NotFound."""
-        view = self._catalog.resolve(ref, who=who)
-        is_version = view.state != KEPT
+        with self._db.one_state():
+            view = self._catalog.resolve(ref, who=who)
+            is_version = view.state != KEPT
+            served = self._served(view, who) if is_version else None
+            claims = self._claimed.of(view, who=who) if is_version else None
+            signatures = self._signatures.list(view.digest, who=who) if is_version else ()
+            found = self._scores(view, who)
+            names = self._names.of({one.dataset for one in found}, who=who)
+            beside = self._beside(view, who)
+            traced = self._trace(view, who) if is_version else None
+            place, was_trained = self._made(view, traced, who)
+        # It may read a file.
         norms, apart = self._norms(view, who) if is_version else (None, False)
-        served = self._served(view, who) if is_version else None
-        claims = self._claimed.of(view, who=who) if is_version else None
-        found = self._scores(view, who)
         scores = sorted({name for one in found for name in one.metrics if is_score(name)}, key=_first)
-        place, was_trained = self._made(view, who)
         return VersionPage(
             view=view,
             facts=facts_of(view, norms, size=size),
@@ -111,14 +118,14 @@ class VersionPages:
             norms=norms,
             probe=recorded_probe(view.metrics, view.record),
             served=served,
-            signatures=self._signatures.list(view.digest, who=who) if is_version else (),
+            signatures=signatures,
             evaluations=found[:MOST_EVALUATIONS],
             scores=tuple(scores[:MOST_SCORES]),
             more_evaluations=len(found) > MOST_EVALUATIONS,
-            dataset_names=self._names.of({one.dataset for one in found}, who=who),
-            beside=self._beside(view, who),
+            dataset_names=names,
+            beside=beside,
             may_move=view.state == "ready" and who.may("write", space_of(view.adapter)),
-            lineage=self._lineage(view, who) if is_version else None,
+            lineage=None if traced is None else lineage_map(traced),
             claimed=() if claims is None else claimed_facts(claims),
             claims=claims,
         )
@@ -163,21 +170,26 @@ class VersionPages:
             return view.ref
         return view.ref if production == view.ref else f"{production} {view.ref}"
 
-    def _made(self, view: VersionView, who: Principal) -> tuple[BasePlace, bool]:
+    def _made(self, view: VersionView, traced: Lineage | None, who: Principal) -> tuple[BasePlace, bool]:
         """Where its base is, as the reader knows it, and whether a training that the reader may see made it."""
         with self._db.read() as session:
             try:
                 location = find_visible(session, view.base.fingerprint, who).location
             except (NotFound, Invalid):
                 location = None
-            job = None if view.job is None else session.get(Job, view.job.id)
-            was_trained = job is not None and job.kind == "training" and who.may("read", job.namespace)
-        return BasePlace.of(location, view), was_trained
+            place = BasePlace.of(location, view)
+            if view.job is None:
+                return place, False
+            if traced is not None:
+                made = {node.id: node.job_kind for node in traced.nodes if isinstance(node, JobNode)}
+                return place, made.get(view.job.id) == "training"
+            job = session.get(Job, view.job.id)
+            return place, job is not None and job.kind == "training" and who.may("read", job.namespace)
 
-    def _lineage(self, view: VersionView, who: Principal) -> LineageMap | None:
+    def _trace(self, view: VersionView, who: Principal) -> Lineage | None:
         if view.number is None:
             return None
-        return lineage_map(self._lineages.trace(of=view.ref, direction="both", depth=STEPS, who=who))
+        return self._lineages.trace(of=view.ref, direction="both", depth=STEPS, who=who)
 
 
 def _first(name: str) -> tuple[int, str]:

@@ -27,7 +27,7 @@ _FEW = 1000
 PagesDep = Annotated[VersionPages, service(VersionPages)]
 
 
-@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}")
+@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:version}}")
 async def show_version(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
     """Show a version; or lead to the adapter whose name looks like it, if there is no such version."""
     try:
@@ -39,7 +39,7 @@ async def show_version(request: Request, name: str, number: int, versions: Pages
         return moved(link("adapters", called))
 
 
-@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:int}}/norms")
+@router.get(f"{PAGES}adapters/{{name:path}}/v{{number:version}}/norms")
 async def show_norms(request: Request, name: str, number: int, versions: PagesDep, who: Visitor) -> Response:
     """Show the norm of each module's update."""
     ref = f"{name}@v{number}"

@@ -127,3 +127,14 @@ def test_text_that_turns_what_follows_turns_nothing_but_stays_in_forms(scene: Sc
     history = reader.get(f"/ui/history?adapter={name}").text
     assert "well \ufffdread \U0001f600 e\u0301 \u0627\u0644" in history
     assert f'value="name ~ {TURN}*"' in reader.get(f"/ui/adapters?filter=name ~ {TURN}*").text
+
+
+def test_address_that_can_name_nothing_is_answered_with_a_reason(opening: Opening) -> None:
+    reader = opening()
+    names = ("A", "a/b/c", "a" * 5000, "%00", "%FF", "a//b", "/", f"a/v{'9' * 5000}", f"a/v{'9' * 19}/rows")
+    answers = {
+        f"{below}{name[:20]}": reader.get(f"/ui/{below}{name}").status_code
+        for below in ("adapters/", "adapter/")
+        for name in names
+    }
+    assert {address: status for address, status in answers.items() if status not in (404, 422)} == {}

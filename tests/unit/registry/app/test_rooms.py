@@ -58,7 +58,7 @@ def test_pages_are_tried_in_their_order_whichever_was_asked_for_first() -> None:
     for path in ("/ui/adapters", "/ui/adapters/summaries/v1", "/ui/jobs", "/ui/nowhere"):
         pages.open_for(path)
     opened = [route.path for route in app.router.routes if isinstance(route, APIRoute)]
-    assert opened.index("/ui/adapters/{name:path}/v{number:int}") < opened.index("/ui/adapters/{name:path}")
+    assert opened.index("/ui/adapters/{name:path}/v{number:version}") < opened.index("/ui/adapters/{name:path}")
     assert "/ui/sweeps" not in opened
     pages.open_all()
     everything = [route.path for room in PAGE_ROOMS for route in routes_of_pages(room)]

@@ -128,6 +128,18 @@ def test_markdown_has_no_line_that_means_anything_but_its_own(text: str) -> None
         assert all(character.isprintable() for character in line)
 
 
+def test_markdown_has_a_line_for_each_setting_if_there_are_more_settings_than_versions() -> None:
+    wide = CellTable("a", [Cell("Setting"), *(Cell(f"s{n}") for n in range(60))], [[Cell("v1"), *[Cell("1")] * 60]])
+    text = markdown_of(Document("a", [Section("b", [wide])], "c", frozenset()), ABOUT)
+    assert "| Setting | v1 |\n|---|---|\n| s0 | 1 |\n" in text
+
+
+@pytest.mark.parametrize("name", ["- a", "1. a", "12. a"])
+def test_markdown_begins_no_list_with_a_name(name: str) -> None:
+    begins = markdown_of(Document("a", [Section("b", [Sentences([name])])], "c", frozenset()), ABOUT).splitlines()[-1]
+    assert re.fullmatch(r"- (\\-|\d+\\.) a", begins)
+
+
 def test_turned_table_has_its_rows_as_columns() -> None:
     found = turned("a", [Cell("Score"), Cell("v1"), Cell("v2")], [[Cell("loss"), Cell("1"), Cell("2")]])
     assert [cell.text for cell in found.headings] == ["Score", "loss"]

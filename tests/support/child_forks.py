@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from support.forks import READ_AT_START, ForkServer
+from support.waiting import PATIENCE_S
 from workers.child.process import LIBRARIES, PARENT_VARIABLE
 
 #: Replaces a child: gets the address of the process that forks, the name of its program, and the folder of an order.
@@ -88,7 +89,7 @@ def local_runner(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         runner.terminate()
-        runner.communicate(timeout=60)
+        runner.communicate(timeout=PATIENCE_S)
 
 
 def warm(environment: Mapping[str, str]) -> ForkServer:

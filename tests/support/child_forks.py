@@ -110,8 +110,6 @@ def preload() -> None:
         for name in _MODULES:
             importlib.import_module(name)
         from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401 - found when asked for
-    # Pools of threads aren't in a fork.
-    importlib.import_module("torch").set_num_threads(1)
 
 
 def run() -> NoReturn:

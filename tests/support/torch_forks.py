@@ -73,10 +73,11 @@ def programs_as_forks(where: str | None = None) -> Iterator[None]:
 
 def run_module() -> None:
     """Run a module, as `python -m` does."""
-    _be_new()
+    _, module, *arguments = sys.argv
+    # Others compute as those with which they are compared: with as many threads as a new process has.
+    _be_new(in_one_thread=module == "workers.serving")
     # Its parent is the process that forks; the one that represents it ends with whom it belongs to.
     os.environ.pop(PARENT_VARIABLE, None)
-    _, module, *arguments = sys.argv
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -86,12 +87,12 @@ def run_call() -> None:
     folder = Path(sys.argv[1])
     function, args, options = pickle.loads((folder / "asked").read_bytes())
     module, _, name = function.partition(":")
-    _be_new()
+    _be_new(in_one_thread=True)
     answer = getattr(importlib.import_module(module), name)(*args, **options)
     (folder / "answered").write_bytes(pickle.dumps(answer))
 
 
-def _be_new() -> None:
+def _be_new(*, in_one_thread: bool) -> None:
     """Draw other numbers than the forks before: tests must notice anything that depends on them."""
     import numpy as np
     import torch
@@ -99,3 +100,5 @@ def _be_new() -> None:
     random.seed()
     np.random.seed()
     torch.seed()
+    if in_one_thread:
+        torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import processes, tiny
+from support import child_forks, processes, tiny, torch_forks
 from support.command_line import CommandLine
 
 pytestmark = pytest.mark.slow
@@ -48,16 +48,18 @@ def test_rows_are_named_pulled_and_removed(place: CommandLine) -> None:
 
 
 def test_a_named_dataset_is_trained_on_by_its_columns(place: CommandLine) -> None:
+    place.env |= torch_forks.for_commands()
     tiny.save_llama(place.folder / "tiny")
     rows = [{"question": f"What is {n}?", "answer": f"It is {n}.", "id": n} for n in range(4)]
     (place.folder / "faq.json").write_text(json.dumps(rows, indent=1))
-    place.ok("data", "add", "faq.json", "--name", "faq", "--columns", "prompt=question,completion=answer")
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         return processes.run("adapterctl", *args, env=place.env, cwd=place.folder, timeout_s=240)
 
     spec = ("--method", "lora", "--rank", "2", "--max-steps", "1", "--max-length", "32", "--lr", "0.01")
-    done = run("train", "support", "--base", "./tiny", "--data", "faq", "--eval-data", "faq@v1", *spec)
+    with child_forks.local_runner(place.folder / "home", place.env):
+        place.ok("data", "add", "faq.json", "--name", "faq", "--columns", "prompt=question,completion=answer")
+        done = run("train", "support", "--base", "./tiny", "--data", "faq", "--eval-data", "faq@v1", *spec)
     assert done.returncode == 0, done.stderr
     warning = "4 of the held-out rows are training rows too, so their loss says too little"
     assert f"warning: {warning}" in done.stderr

@@ -370,7 +370,7 @@ class TestWatch:
         (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
         client = Client(env["ADAPTERCTL_URL"], cache=tmp_path / "cache")
         with processes.running(*serve, env=env, log=tmp_path / "first.log") as server:
-            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "first.log", timeout_s=60)
+            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "first.log")
             client.bases.register(base_registration())
             job = client.submit_training("sql", base="tiny", data=tmp_path / "rows.jsonl", **SPEC.model_dump()).id
             held = Held.claim(client, tmp_path)
@@ -387,7 +387,7 @@ class TestWatch:
             server.wait()
         assert any("still trying" in row for row in said)
         with processes.running(*serve, env=env, log=tmp_path / "second.log"):
-            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "second.log", timeout_s=60)
+            processes.wait_until_healthy(env["ADAPTERCTL_URL"], log=tmp_path / "second.log")
             held.report(progress(step=1, total=2))
             held.complete()
             rest = "".join(said)

@@ -121,10 +121,15 @@ def test_the_next_step_of_a_pipeline_uses_its_own_configuration(
         "job, version, found = pickle.load(open(sys.argv[1], 'rb'))\n"
         "print(job.wait().result().ref, version.pull(sys.argv[2]).name, [one.ref for one in found], found[0].parents)"
     )
-    env = processes.environment(HOME=str(folder), ADAPTERCTL_URL=f"local:{home}", PYTHONPATH=str(PAGE.parents[1]))
+    env = processes.environment(HOME=str(folder), ADAPTERCTL_URL=f"local:{home}")
     to = folder / f"pulled{len(optimised)}"
-    command = [sys.executable, *optimised, "-c", program, str(folder / "step"), str(to)]
-    done = processes.finished(*command, env=env, cwd=folder, check=True)
+    arguments = ["-c", program, str(folder / "step"), str(to)]
+    if optimised:
+        path = {"PYTHONPATH": str(PAGE.parents[1])}
+        done = processes.finished(sys.executable, *optimised, *arguments, env={**env, **path}, cwd=folder)
+    else:
+        done = processes.run("python", *arguments, env=env, cwd=folder)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == f"code-review@v2 {to.name} ['code-review@v2', 'code-review@v1'] []\n"
     assert (to / "adapter_model.safetensors").is_file()
 
@@ -135,8 +140,8 @@ def test_the_blocks_of_the_page_run(home: Path, tmp_path: Path, monkeypatch: pyt
     assert len(blocks) >= 5
     program = "\n".join(block.replace("https://registry.example.com", f"local:{home}") for block in blocks)
     assert "registry.example.com" not in program
-    env = processes.environment(HOME=str(tmp_path), ADAPTERCTL_URL=f"local:{home}", PYTHONPATH=str(PAGE.parents[1]))
-    done = processes.finished(sys.executable, "-c", program, env=env, cwd=tmp_path)
+    env = processes.environment(HOME=str(tmp_path), ADAPTERCTL_URL=f"local:{home}")
+    done = processes.run("python", "-c", program, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "code-review@v1" in done.stdout
 

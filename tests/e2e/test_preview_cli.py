@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tiny
+from support import tiny, torch_forks
 from support.command_line import CommandLine
 from support.fixtures import Limits
 
@@ -34,7 +34,7 @@ NAMED = {"messages": [{"role": "user", "content": "a", "name": "zoe"}, {"role": 
 
 
 class Place(CommandLine):
-    """A registry in a folder, the tiny base and rows."""
+    """A registry in a folder, the tiny base and rows. What its commands start is forked."""
 
     def preview(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Preview rows over the base's folder."""
@@ -59,11 +59,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write(folder / "chat.jsonl", CHAT, CHAT, CHAT, CHAT)
     write(folder / "named.jsonl", CHAT, NAMED)
     write(folder / "bad.jsonl", CHAT, {"messages": CHAT["messages"], "id": 7})
-    return Place(folder, cwd=folder)
+    return Place(folder, cwd=folder, **torch_forks.for_commands())
 
 
 def test_json_is_one_document_with_spans(place: Place) -> None:
-    done = place.preview("chat.jsonl", "--rows", "2", "--format", "json")
+    # By a new process, as all who preview.
+    done = place.preview("chat.jsonl", "--rows", "2", "--format", "json", **{torch_forks.VARIABLE: ""})
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
     found = json.loads(done.stdout)
@@ -185,17 +186,16 @@ def test_what_is_wrong_is_said_in_one_line(place: Place, args: list[str], code: 
 def test_a_registered_base_is_found_while_its_files_are_what_they_were(place: Place, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(place.folder / "tiny-llama", folder)
-    client = place.client()
-    view = client.bases.add(folder, id="moved-llama")
-    assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
-    # A worker that fetched it has it under its fingerprint.
-    shutil.copytree(folder, client.cache.base(view.fingerprint))
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
-    assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
-    shutil.rmtree(client.cache.base(view.fingerprint))
-    with pytest.raises(NotFound, match=r"are not on this machine as they were registered.*base=./FOLDER"):
-        client.preview(place.folder / "chat.jsonl", base="moved-llama")
-    client.close()
+    with closing(place.client()) as client, torch_forks.programs_as_forks():
+        view = client.bases.add(folder, id="moved-llama")
+        assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
+        # A worker that fetched it has it under its fingerprint.
+        shutil.copytree(folder, client.cache.base(view.fingerprint))
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
+        assert client.preview(place.folder / "chat.jsonl", base="moved-llama").rows[0].method == "prefix"
+        shutil.rmtree(client.cache.base(view.fingerprint))
+        with pytest.raises(NotFound, match=r"are not on this machine as they were registered.*base=./FOLDER"):
+            client.preview(place.folder / "chat.jsonl", base="moved-llama")
 
 
 def test_without_the_workers_extra_it_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

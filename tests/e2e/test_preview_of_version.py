@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import merges, tiny
+from support import child_forks, merges, tiny, torch_forks
 from support.command_line import CommandLine
 
 import sdk.submitting.data_preview
@@ -49,12 +49,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         for n in range(4)
     ]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    place = Place(folder, cwd=folder)
+    place = Place(folder, cwd=folder, **torch_forks.for_commands())
     train = ["train", "counter", "--base", "./tiny-llama", "--data", "chat.jsonl", "--method", "lora", "--rank", "2"]
     train += ["--max-steps", "1", "--max-length", "24", "--loss-on", "all"]
     (folder / "other.jinja").write_text("{% if brief is defined %}Be {{ brief }}.{% endif %}" + TEMPLATE)
     train += ["--chat-template", "other.jinja", "--template-kwargs", 'brief="short"']
-    place.json(*train)
+    with child_forks.local_runner(folder / "home", place.env):
+        place.json(*train)
     with closing(place.client()) as client:
         place.version = client.get("counter@v1").info
     return place
@@ -115,7 +116,8 @@ def test_the_date_is_that_of_the_training_and_rows_come_from_the_registry(
     cached = client.cache.blob(digest)
     cached.parent.mkdir(parents=True)
     cached.write_text('{"messages": "of somebody else"}\n')
-    found = client.preview(of="counter@v1", rows=1)
+    with torch_forks.programs_as_forks():
+        found = client.preview(of="counter@v1", rows=1)
     client.close()
     (tmp_path / "away.jsonl").rename(place.folder / "chat.jsonl")
     assert "2031" not in found.rows[0].text

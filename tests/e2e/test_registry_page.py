@@ -104,7 +104,7 @@ def test_a_job_s_events_are_streamed(admin: Admin) -> None:
     text = (
         pages.block("jobs.md", "stream").replace("https://registry.example", admin.url).replace("3f1c2a9b7d20", job.id)
     )
-    done = processes.finished("bash", "-euc", text, env=admin.env, timeout_s=60)
+    done = processes.finished("bash", "-euc", text, env=admin.env)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^event: (\w+)$", done.stdout, re.MULTILINE)[-1] == "end"
 

@@ -14,11 +14,13 @@ import pytest
 from support import pages, processes, torch_forks
 from support.command_line import CommandLine
 from support.engines import VllmServer, require_peers, require_torch
+from support.forks import Fork
 from support.waiting import wait_until
 
 from sdk.api import served_probes
 from sdk.client import Client
 from sdk.objects import Version
+from sdk.process_starts import process_started_at
 from sdk.schemas.serving import ServedProbe, ServedProbeRecord
 
 pytestmark = [
@@ -57,17 +59,27 @@ def record_of(version: Version, probe: ServedProbe) -> ServedProbeRecord:
 
 
 @contextmanager
-def serving(place: CommandLine, words: list[str], **env: str) -> Iterator[tuple[Popen[bytes], Path, openai.OpenAI]]:
-    """Run a command of the page at a free port until it answers; yield it, its output, and a client with the key."""
+def serving(
+    place: CommandLine, words: list[str], *, forked: bool = False, **env: str
+) -> Iterator[tuple[Popen[bytes] | Fork, Path, openai.OpenAI]]:
+    """Run a command of the page at a free port until it answers; yield it, its output, and a client with the key.
+
+    `forked`: what imports torch or all of our client is a fork; the engine that isn't ours is as it is.
+    """
     port, log = processes.free_port(), place.folder / "serve.log"
     command = pages.with_options(words, port=port, key_file=place.folder / "key")
-    url = f"http://127.0.0.1:{port}/v1"
+    url, run = f"http://127.0.0.1:{port}/v1", processes.running_fork if forked else processes.running
     with (
-        processes.running(*command, env={**place.env, **env}, log=log) as process,
+        run(*command, env={**place.env, **env, **(torch_forks.for_commands() if forked else {})}, log=log) as process,
         openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client,
     ):
-        wait_until(lambda: process.poll() is not None or url in log.read_text(), log.read_text)
+        wait_until(lambda: has_ended(process) or url in log.read_text(), log.read_text)
         yield process, log, client
+
+
+def has_ended(process: Popen[bytes] | Fork) -> bool:
+    """Whether what was started is gone."""
+    return process.poll() is not None if isinstance(process, Popen) else process_started_at(process.pid) is None
 
 
 def asked(client: openai.OpenAI, model: str) -> str:
@@ -110,7 +122,7 @@ def test_an_alias_moves_under_a_caller_and_a_signal_ends_it(place: CommandLine) 
 def test_llama_cpp_serves_by_the_page_s_command(place: CommandLine) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp, which is llama.cpp, has no wheel for this system")
     (command,) = pages.commands(PAGE, "llama.cpp")
-    with serving(place, command) as (_process, log, client):
+    with serving(place, command, forked=True) as (_process, log, client):
         assert [asked(client, name) for name in ("code-review@production", "sql")] == ["code-review@v2", "sql@v1"]
         # What has no record isn't served unproved.
         with pytest.raises(openai.InternalServerError, match="nobody has measured what code-review@v1 answers"):

@@ -74,7 +74,7 @@ class Terminal:
         """Everything that was written, to be read."""
         return _ESCAPES.sub("", self.raw)
 
-    def wait_for(self, pattern: str, timeout_s: float = 90) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> re.Match[str]:
         """Wait until it has written something that matches."""
         found = wait_until(lambda: re.search(pattern, self.text), lambda: f"no {pattern!r} in:\n{self.text}", timeout_s)
         assert found is not None
@@ -88,7 +88,7 @@ class Terminal:
         """Take the terminal away, as closing a window or losing a connection does."""
         os.close(self._master)
 
-    def status(self, timeout_s: float = 90) -> int:
+    def status(self, timeout_s: float = 240) -> int:
         """Wait for its end; return its exit status."""
         status = self._process.wait(timeout_s)
         self._reader.join(2)

@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -172,8 +173,7 @@ def _start(
         REGISTRY_DATABASE_URL=f"sqlite:///{folder / 'registry.sqlite3'}",
         **{"REGISTRY_PUBLIC_URL": url, **talk, **given},
     )
-    forks = ForkServer(env)
-    stack.callback(forks.close)
+    forks = ForkServer.of_run(f"talk-{uuid.uuid4().hex[:8]}", env, preloads="support.forks:preload")
 
     def manage(*args: str) -> subprocess.CompletedProcess[str]:
         return forks.run(["adapter-registry", *args], env=env, cwd=None, timeout_s=300)

@@ -158,7 +158,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     ):
         urls = [f"http://127.0.0.1:{port}" for port in (ours, theirs)]
         for url, name in zip(urls, ("ours", "theirs"), strict=True):
-            processes.wait_until_healthy(url, log=tmp_path / f"{name}.log", timeout_s=60)
+            processes.wait_until_healthy(url, log=tmp_path / f"{name}.log")
         yield Fleet(*urls, packages, env)
 
 

@@ -91,7 +91,7 @@ def test_trainings_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("ADAPTERCTL_TOKEN", place.world.token(Role.WRITER))
         monkeypatch.setenv("ADAPTERCTL_CACHE", str(tmp_path / "cache"))
         quick = ("--max-steps", "2", "--batch-size", "2", "--grad-accum", "1", "--lr", "0.01")
-        with monkeypatch.context() as then, place.worker(forks=True, PYTHONHASHSEED="0"):
+        with monkeypatch.context() as then, place.worker(forks=True):
             then.setattr("registry.jobs.kinds.training.today", lambda session: DAY)
             extra = write(tmp_path / "rows", "extra", [{"prompt": f"{word}: ", "completion": "said"} for word in WORDS])
             assert run("data", "add", str(extra), "--name", "extra").exit_code == 0

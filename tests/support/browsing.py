@@ -23,7 +23,7 @@ _ARGS = [
     "--disable-sync", "--disable-quic",
 ]  # fmt: skip
 #: How long a page may take, in milliseconds: other tests run beside it.
-_PATIENCE_MS = 15_000
+_PATIENCE_MS = 60_000
 #: Widths at which pages are looked at: a telephone, and a screen.
 PHONE, SCREEN = 375, 1440
 #: How each page is looked at, as width and whether it is dark. All share one style, of which the catalogue is looked at in all four ways.

@@ -7,7 +7,9 @@ below the process that forks, and not below the worker, which sees a small proce
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import os
 import random
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from support.forks import READ_AT_START, ForkServer
+from support.waiting import PATIENCE_S
 from workers.child.process import LIBRARIES, PARENT_VARIABLE
 
 #: Replaces a child: gets the address of the process that forks, the name of its program, and the folder of an order.
@@ -52,16 +55,21 @@ with local_runner._only_runner(home) as alone, shutdown.on_signals(signal.SIGTER
             local_runner._drain(worker, shutdown)
     worker.end()
 """
-_PIPELINES = ("training.train", "scoring.evaluate")
-#: The ones of this process, by what the interpreter and its hooks read when they start.
-_started: dict[frozenset[tuple[str, str]], ForkServer] = {}
+_MODULES = (
+    "workers.pipelines.training.train",
+    "workers.pipelines.scoring.evaluate",
+    "workers.serving.program",
+    "workers.serving.starting",
+    "workers.serving.door.routes",
+    "peft",
+)
 
 
 def worker(environment: Mapping[str, str]) -> list[str]:
     """Return the command of such a worker, without its arguments. Its children see what new ones with `environment`
     would.
     """
-    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{_address(environment)}\nchild"]
+    return [sys.executable, "-P", "-c", _WORKER, f"{LAUNCHER}\n{warm(environment).address}\nchild"]
 
 
 @contextmanager
@@ -70,7 +78,7 @@ def local_runner(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
     home.mkdir(parents=True)
     shared = {"ADAPTER_WORKER_SHARED_PATHS": "/", "ADAPTER_WORKER_HUB_REPOSITORIES": "*"}
     runner = subprocess.Popen(
-        [sys.executable, "-P", "-c", _RUNNER, f"{LAUNCHER}\n{_address(environment)}\nchild"],
+        [sys.executable, "-P", "-c", _RUNNER, f"{LAUNCHER}\n{warm(environment).address}\nchild"],
         env={**environment, **shared, "ADAPTERCTL_URL": f"local:{home}"},
         cwd=home,
         stdout=subprocess.PIPE,
@@ -81,34 +89,27 @@ def local_runner(home: Path, environment: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         runner.terminate()
-        runner.communicate(timeout=60)
+        runner.communicate(timeout=PATIENCE_S)
 
 
-def _address(environment: Mapping[str, str]) -> str:
-    """Return where the process listens that forks children with an environment."""
+def warm(environment: Mapping[str, str]) -> ForkServer:
+    """Return the process that forks children with an environment: one for each of what the interpreter and its hooks read there."""
     read = {name: value for name, value in environment.items() if name.startswith((*READ_AT_START, "SKEWED_"))}
-    key = frozenset(read.items())
-    if key not in _started:
-        _started[key] = ForkServer({**environment, **LIBRARIES}, preloads="support.child_forks:preload")
-    return _started[key].address
-
-
-def end() -> None:
-    """End the processes that fork."""
-    while _started:
-        _started.popitem()[1].close()
+    name = hashlib.sha256(json.dumps(sorted(read.items())).encode()).hexdigest()[:16]
+    return ForkServer.of_run(name, {**environment, **LIBRARIES}, preloads="support.child_forks:preload")
 
 
 def preload() -> None:
-    """Import what a warm child imports."""
+    """Import what a warm child imports, and what an engine program does and what makes its bases."""
     from sdk.imports import nothing_collected
     from workers.pipelines.imports import import_libraries, nothing_searched
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     with nothing_collected(ever=True), nothing_searched():
         import_libraries()
-        for name in _PIPELINES:
-            importlib.import_module(f"workers.pipelines.{name}")
+        for name in _MODULES:
+            importlib.import_module(name)
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401 - found when asked for
 
 
 def run() -> NoReturn:

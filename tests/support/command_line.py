@@ -63,7 +63,7 @@ class CommandLine:
         typed: str = "",
         columns: int = 80,
         piped: bool = False,
-        within_s: float = 60,
+        within_s: float = 180,
         **env: str,
     ) -> tuple[int, str, str]:
         """Run a command on a terminal, and type an answer to its question; return its status, its data if they are `piped`,

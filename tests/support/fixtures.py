@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from sdk.stack.local_server import LocalServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
 from support import servers
-from support.forks import ForkServer
 from support.guard import Guard
 from support.migrated import migrated_database
 from support.servers import BUCKET, TestPostgres
@@ -141,15 +139,6 @@ def s3(s3_server: SeaweedServer) -> S3Place:
         access_key=s3_server.access_key,
         secret_key=s3_server.secret_key,
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _end_forks() -> Iterator[None]:
-    yield
-    ForkServer.end()
-    for name in ("support.child_forks", "support.torch_forks"):
-        if name in sys.modules:
-            sys.modules[name].end()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import json
 import os
 import pkgutil
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,8 +26,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, Self
+from typing import Any, BinaryIO, ClassVar, NoReturn, Self
+
+from sdk.file_locks import locked
 
 #: `python` takes `-c`, a program and its arguments.
 PROGRAMS = {
@@ -53,6 +57,8 @@ _PRELOADED_PACKAGES = ("sdk.cli", "sdk.api", "sdk.pulling", "sdk.pushing", "sdk.
 #: The interpreter, or the loader, reads variables with these prefixes before any of our code runs.
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "MKL_")
 _BIN = Path(sys.executable).parent
+#: Longer than the imports take on a busy machine.
+_PATIENCE_S = 300.0
 
 
 def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
@@ -65,53 +71,52 @@ def can_fork(command: Sequence[str], env: Mapping[str, str]) -> bool:
     return all(env.get(name) == os.environ.get(name) for name in names)
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run of tests, of which this process may be one of several."""
+
+    folder: Path
+    #: The process that began the run, and outlives the others.
+    pid: int
+
+
 class ForkServer:
-    """The process that forks; it ends with the process that started it.
+    """The process that forks: one for all processes of a run, with which it ends. Without a run it is this process's own.
 
     One that is started with an environment of its own runs what the interpreter reads there, such as a `sitecustomize`,
     and is only for commands with that environment.
     """
 
-    _started: ForkServer | None = None
+    #: Set before tests begin.
+    run_of_tests: ClassVar[Run | None] = None
+    _used: ClassVar[dict[str, ForkServer]] = {}
     _lock = threading.Lock()
 
-    def __init__(
-        self, environment: Mapping[str, str] | None = None, *, preloads: str = "support.forks:preload"
-    ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forks-")
-        self.address = str(Path(self._folder.name) / "socket")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.forks", self.address, preloads],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
-            env=environment,
-            start_new_session=True,
-        )
-        assert self._process.stdout.readline() == b"ready\n", "the server of forks ended"
+    def __init__(self, address: str) -> None:
+        self.address = address
 
     @classmethod
     def of_this_process(cls) -> ForkServer:
-        """Return the one of this process, which is started on first use."""
-        with cls._lock:
-            if cls._started is None:
-                cls._started = cls()
-            return cls._started
+        """Return the one for commands of this process's environment, which is started on first use."""
+        return cls.of_run("commands", None, preloads="support.forks:preload")
 
     @classmethod
-    def end(cls) -> None:
-        """End the one of this process, if it was started."""
+    def of_run(cls, name: str, environment: Mapping[str, str] | None, *, preloads: str) -> ForkServer:
+        """Return the one of this name; the process of the run that needs it first starts it."""
         with cls._lock:
-            if cls._started is not None:
-                cls._started.close()
-                cls._started = None
-
-    def close(self) -> None:
-        """End it."""
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-        self._folder.cleanup()
+            if name not in cls._used:
+                if cls.run_of_tests is None:
+                    folder = tempfile.mkdtemp(prefix="forks-")
+                    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+                    cls.run_of_tests = Run(Path(folder), os.getpid())
+                run = cls.run_of_tests
+                place = run.folder / f"forks-{name}"
+                place.mkdir(mode=0o711, exist_ok=True)
+                with locked(place / "start.lock", timeout_s=_PATIENCE_S):
+                    if not (place / "socket").exists():
+                        _start(place / "socket", environment, preloads, run.pid)
+                cls._used[name] = cls(str(place / "socket"))
+            return cls._used[name]
 
     def run(
         self,
@@ -188,25 +193,50 @@ class Fork:
             os.kill(self.pid, number)
 
 
+def _start(address: Path, environment: Mapping[str, str] | None, preloads: str, run: int) -> None:
+    """Start the process that forks, and wait until it listens."""
+    subprocess.run(
+        [sys.executable, "-m", "support.forks", str(address), preloads, str(run)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+        start_new_session=True,
+        check=True,
+    )
+
+
 def main() -> None:
-    """Fork on request until the process that started this one is gone; in a fork, run the command."""
+    """Fork on request until the process that began the run is gone; in a fork, run the command. Whoever started this one waits for
+    the imports only: what listens then is a fork, which belongs to nobody.
+    """
     sys.path.pop(0)
+    address, preloads, run = sys.argv[1:]
+    _find(preloads)()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(sys.argv[1])
-        listener.listen(16)
-        _find(sys.argv[2])()
+        listener.bind(address)
+        listener.listen(64)
+        if os.fork() > 0:
+            os._exit(0)
         # The processes that attend to commands are not waited for here.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        os.write(1, b"ready\n")
-        while True:
-            readable, _, _ = select.select([listener, sys.stdin], [], [])
-            if sys.stdin in readable:
-                return
-            connection, _ = listener.accept()
-            with connection:
-                if os.fork() == 0:
-                    listener.close()
-                    _attend(connection)
+        # It may be gone already.
+        with contextlib.suppress(ProcessLookupError):
+            _serve(listener, os.pidfd_open(int(run)))
+
+
+def _serve(listener: socket.socket, run: int) -> None:
+    watched: list[socket.socket | int] = [listener, run]
+    while True:
+        readable, _, _ = select.select(watched, [], [])
+        if run in readable:
+            return
+        connection, _ = listener.accept()
+        with connection:
+            if os.fork() == 0:
+                listener.close()
+                os.close(run)
+                _attend(connection)
 
 
 def preload() -> None:
@@ -282,20 +312,20 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         setattr(sys, stream_name, opened)
         setattr(sys, f"__{stream_name}__", opened)
     try:
-        with _with_engines(os.environ.get("TORCH_FORKS") or None):
+        with _with_programs(os.environ.get("TORCH_FORKS") or None):
             code = _find(PROGRAMS[name])()
     except SystemExit as left:
         code = left.code
     leave(code)
 
 
-def _with_engines(where: str | None) -> contextlib.AbstractContextManager[None]:
-    """Have a command's engine programs be forks as well, if its environment says where these are made."""
+def _with_programs(where: str | None) -> contextlib.AbstractContextManager[None]:
+    """Have programs that a command starts be forks as well, if its environment says where these are made."""
     if where is None:
         return contextlib.nullcontext()
-    from support.torch_forks import engines_as_forks
+    from support.torch_forks import programs_as_forks
 
-    return engines_as_forks(where)
+    return programs_as_forks(where)
 
 
 def _find(function: str) -> Callable[[], Any]:

@@ -96,13 +96,13 @@ class Gateway:
     @property
     def bodies(self) -> list[dict[str, Any]]:
         """What the engine got."""
-        found: list[dict[str, Any]] = httpx.get(f"{self.stub_url}/seen").json()["bodies"]
+        found: list[dict[str, Any]] = httpx.get(f"{self.stub_url}/seen", timeout=60).json()["bodies"]
         return found
 
     @property
     def cancelled(self) -> int:
         """How many streams the engine saw end early."""
-        return int(httpx.get(f"{self.stub_url}/seen").json()["cancelled"])
+        return int(httpx.get(f"{self.stub_url}/seen", timeout=60).json()["cancelled"])
 
 
 @contextmanager

@@ -23,17 +23,11 @@ _TOGETHER = (
     ("tests/e2e/pages/",),
     # One registry, with every page that its namespace has.
     ("tests/contract/pages/test_hostile_text.py", "tests/contract/pages/test_rights.py"),
-    # One process that forks their workers' children.
-    (
-        "tests/integration/test_worker_again.py",
-        "tests/integration/test_worker_commands.py",
-    ),
-    # One base with its versions, made with torch, for all engines; and what else of the gateway needs torch.
+    # One base with its versions, made with torch, for all engines.
     (
         "tests/contract/serving/test_engines.py",
         "tests/contract/serving/test_moving.py",
         "tests/contract/serving/test_vllm.py",
-        "tests/unit/sdk/gateway/engines/test_vllm_base.py",
     ),
     # Everything marked `alone` that computes: tests that only wait run at the same time.
     ("tests/faults/test_stops.py", "tests/faults/test_fuzz.py", "tests/faults/attacks/"),
@@ -43,13 +37,13 @@ _FIRST = (
     "tests/faults/jobs",
     "tests/faults/test_stops.py",
     "tests/e2e/test_readme.py",
+    "tests/e2e/test_pages_run.py",
     "tests/integration/test_worker_attempts.py",
     "tests/integration/test_images.py",
     "tests/e2e/test_whole_path.py",
     "tests/integration/test_worker_celery.py",
     "tests/matrix",
     "tests/e2e/test_terminal.py",
-    "tests/e2e/test_preview_cli.py",
     "tests/contract/tenancy",
     "tests/e2e/pages",
     "tests/unit/workers/pipelines",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sdk.stack.loopback import free_ports
 from support.forks import Fork, ForkServer, can_fork
-from support.waiting import wait_until
+from support.waiting import PATIENCE_S, wait_until
 
 BIN = Path(sys.executable).parent
 
@@ -83,13 +83,9 @@ def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subpro
 
 
 @contextmanager
-def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes] | Fork]:
-    """Serve a registry in one process during the block, and end it afterwards: a fork as in `run`, if possible."""
-    command = ("adapter-registry", "serve", "--port", str(port))
-    if not can_fork(command, env):
-        with running(*command, env=env, log=log) as process:
-            yield process
-        return
+def running_fork(*command: str, env: Mapping[str, str], log: Path) -> Iterator[Fork]:
+    """Run one of our scripts during the block as a fork, as in `run`, and end it afterwards."""
+    assert can_fork(command, env), f"{command[0]} can't be forked with this environment"
     with log.open("wb") as file:
         fork = ForkServer.of_this_process().start(command, env=env, log=file)
     with fork:
@@ -104,7 +100,16 @@ def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subproc
                 fork.wait(20)
 
 
-def wait_until_healthy(url: str, *, log: Path, timeout_s: float = 30) -> None:
+@contextmanager
+def serving(port: int, *, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes] | Fork]:
+    """Serve a registry in one process during the block, and end it afterwards: a fork as in `run`, if possible."""
+    command = ("adapter-registry", "serve", "--port", str(port))
+    run = running_fork if can_fork(command, env) else running
+    with run(*command, env=env, log=log) as process:
+        yield process
+
+
+def wait_until_healthy(url: str, *, log: Path, timeout_s: float = PATIENCE_S) -> None:
     """Wait for `/readyz`; show the end of the log if it does not come."""
     import httpx
 

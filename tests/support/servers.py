@@ -6,6 +6,7 @@ names of databases, prefixes in the bucket, and numbers of Valkey's databases. T
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from sdk.stack.local_server import LocalServer
 from sdk.stack.postgres import PostgresServer
 from sdk.stack.seaweed import SeaweedServer
 from sdk.stack.valkey import ValkeyServer
+from support.forks import ForkServer, Run
 from support.guard import Guard
 from support.quick import IS_QUICK
 
@@ -33,7 +35,7 @@ _PATIENCE_S = 180.0
 #: Longer than pip may take for some small packages.
 _INSTALLING_S = 600.0
 _KEY: pytest.StashKey[RunServers] = pytest.StashKey()
-_INPUT = "adapterctl_servers"
+_INPUT, _PID_INPUT = "adapterctl_servers", "adapterctl_run"
 
 
 class TestPostgres(PostgresServer):
@@ -138,11 +140,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if given is not None:
         number = int(given["workerid"].removeprefix("gw"))
         config.stash[_KEY] = RunServers(Path(given[_INPUT]), number=number)
+        ForkServer.run_of_tests = Run(Path(given[_INPUT]), given[_PID_INPUT])
         return
     # Not pytest's tmp_path: it is closed to the unprivileged user that PostgreSQL runs as under root.
     folder = Path(tempfile.mkdtemp(prefix="adapterctl-servers-"))
     folder.chmod(0o711)
     config.stash[_KEY] = servers = RunServers(folder)
+    ForkServer.run_of_tests = Run(folder, os.getpid())
     guard = Guard()
     guard.watch(None, folder)
     # Last in, first out.
@@ -154,3 +158,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: object) -> None:
     """Tell a process of tests, as it is started, where the servers of the run are."""
     node.workerinput[_INPUT] = str(of_run(node.config).folder)  # type: ignore[attr-defined]
+    node.workerinput[_PID_INPUT] = os.getpid()  # type: ignore[attr-defined]

@@ -14,7 +14,6 @@ import termios
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from support import processes
 
@@ -28,6 +27,18 @@ _SETTINGS = {
 }
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?<>=]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9]|[=>78])")
 _QUIET_S = 0.4
+#: Longer than a busy machine takes to start a shell, or a command in it.
+_PATIENCE_S = 120
+#: The program that a shell asks for names, as a text: one that waits for an answer as long as a busy machine needs. How long it
+#: waits otherwise has tests of its own.
+PATIENT = """
+import sys
+from sdk.cli import main
+from sdk.cli.completing import sources
+sources._SERVER_S = sources._ALL_S = 60.0
+sys.argv[:] = ["adapterctl"]
+main()
+"""
 
 
 def is_here(shell: str) -> bool:
@@ -65,12 +76,16 @@ class Shell:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
-        self._until(_PROMPT, 20)
+        try:
+            self._until(_PROMPT)
+        except AssertionError:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Shell:
         return self
 
-    def __exit__(self, *_: tuple[type[BaseException], BaseException, TracebackType] | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         os.close(self._master)
@@ -78,16 +93,16 @@ class Shell:
     def press(self, keys: str, until: str) -> str:
         """Press keys; return what is shown then, once a text is there. Raises AssertionError if it never is."""
         os.write(self._master, keys.encode())
-        return self._until(until, 20)
+        return self._until(until)
 
     def clear(self) -> None:
         """Empty the line."""
         os.write(self._master, b"\x15")
-        self._until("", 20)
+        self._until("")
 
-    def _until(self, text: str, within_s: float) -> str:
+    def _until(self, text: str) -> str:
         """Read until a text was shown, and then nothing for a moment."""
-        shown, ends = "", time.monotonic() + within_s
+        shown, ends = "", time.monotonic() + _PATIENCE_S
         while time.monotonic() < ends:
             ready, _, _ = select.select([self._master], [], [], _QUIET_S)
             if ready:

@@ -195,7 +195,7 @@ def serving(
                 str(port),
             )
         with running(*command, env=env, log=log) as process:
-            wait_until_healthy(_url(host, port), log=log, timeout_s=60)
+            wait_until_healthy(_url(host, port), log=log)
             yield Served(port, process.pid, token, log, database, host)
 
 

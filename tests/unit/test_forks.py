@@ -31,7 +31,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 )
 def test_it_says_and_returns_the_same(command: tuple[str, ...], env: dict[str, str], tmp_path: Path) -> None:
     assert can_fork(command, env)
-    forked = ForkServer.of_this_process().run(command, env=env, cwd=tmp_path, timeout_s=60)
+    forked = ForkServer.of_this_process().run(command, env=env, cwd=tmp_path, timeout_s=300)
     new = processes.finished(str(processes.BIN / command[0]), *command[1:], env=env, cwd=tmp_path)
     assert (forked.returncode, forked.stdout, forked.stderr) == (new.returncode, new.stdout, new.stderr)
 

@@ -45,7 +45,7 @@ def running(
 ) -> Iterator[EngineInLoop]:
     """An engine of one kind that is up. Tests may leave versions in it, and kill it."""
     with (
-        torch_forks.engines_as_forks(),
+        torch_forks.programs_as_forks(),
         engine_of(request.param, five_versions, tmp_path_factory.mktemp("engine")) as make,
         asyncio.Runner() as runner,
     ):

@@ -27,6 +27,7 @@ import pytest
 from fastapi.testclient import TestClient
 from support import processes
 from support.adapters import base_registration
+from support.shells import PATIENT
 
 from registry.app.embedded import open_embedded
 from registry.queue.local import ASKED_FILE, LOCK_FILE
@@ -181,12 +182,18 @@ def test_a_script_neither_starts_nor_asks_one(shared: Desk) -> None:
     assert processes.finished(sys.executable, "-c", program, env=asked, check=True).stdout == "False\n"
 
 
+def unanswered_within(place: HelperPlace, seconds: float) -> bool:
+    """Whether a greeting that nobody answers was given up in this time."""
+    began = time.monotonic()
+    assert greet(place) is None
+    return time.monotonic() - began < seconds
+
+
 def test_one_that_hangs_or_was_killed_is_stepped_over_at_once(desk: Desk) -> None:
     pid = desk.start()
     os.kill(pid, signal.SIGSTOP)
-    began = time.monotonic()
-    assert greet(desk.place) is None
-    assert time.monotonic() - began < 0.2
+    # However busy the machine is, one of several takes no longer than it should.
+    wait_for(lambda: unanswered_within(desk.place, 0.2))
     # Nobody starts another one meanwhile, and the command does without.
     assert json.loads(desk.run("list", "--format", "json")) == []
     assert not start_helper(desk.place)
@@ -195,9 +202,7 @@ def test_one_that_hangs_or_was_killed_is_stepped_over_at_once(desk: Desk) -> Non
     with locked(desk.place.lock, timeout_s=30):
         pass
     assert desk.place.socket.exists()
-    began = time.monotonic()
-    assert greet(desk.place) is None
-    assert time.monotonic() - began < 0.05
+    wait_for(lambda: unanswered_within(desk.place, 0.05))
     desk.run("list")
     assert desk.wait() != pid
 
@@ -231,7 +236,7 @@ def test_a_schema_of_another_release_is_left_to_commands(desk: Desk) -> None:
     assert "9999" in done.stderr
     with closing(sqlite3.connect(desk.home / "registry.sqlite3")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = ?", (present,))
-    assert greet(desk.place) is not None
+    wait_for(lambda: greet(desk.place) is not None)
 
 
 def test_it_ends_when_nobody_asks(desk: Desk) -> None:
@@ -285,8 +290,12 @@ def answering(path: Path, answer: bytes) -> Iterator[list[bytes]]:
 def test_an_answer_of_another_build_is_none(desk: Desk) -> None:
     for said, holds in ((build(), True), ("of-tomorrow", False)):
         answer = f"HTTP/1.1 204 No Content\r\n{BUILD_HEADER}: {said}\r\n\r\n".encode()
-        with answering(desk.place.socket, answer):
-            assert (greet(desk.place) is not None) == holds
+        with answering(desk.place.socket, answer) as asked:
+            if holds:
+                wait_for(lambda: greet(desk.place) is not None)
+            else:
+                wait_for(lambda asked=asked: greet(desk.place) is not None or len(asked) >= 3)
+                assert greet(desk.place) is None
     with answering(desk.place.socket, b"\x00\xff" * 20_000):
         assert greet(desk.place) is None
 
@@ -345,7 +354,7 @@ def test_a_shell_is_offered_what_the_helper_knows_and_nobody_has_seen(desk: Desk
     asked = {"_ADAPTERCTL_COMPLETE": "fish_complete", "_ADAPTERCTL_LINE": "adapterctl train x --base base-of"}
 
     def offered(**env: str) -> list[str]:
-        done = processes.finished(processes.BIN / "adapterctl", env={**desk.env, **asked, **env}, check=True)
+        done = processes.finished(sys.executable, "-c", PATIENT, env={**desk.env, **asked, **env}, check=True)
         assert done.stderr == ""
         return [row.split("\t")[1] for row in done.stdout.splitlines() if "base-of-helpers" in row]
 
@@ -356,8 +365,7 @@ def test_a_shell_is_offered_what_the_helper_knows_and_nobody_has_seen(desk: Desk
     assert greet(desk.place) is None
     desk.start()
     assert offered(ADAPTERCTL_HELPER="0") == []
-    # What it imports for the first answer may take longer than somebody waits.
-    wait_for(lambda: offered() == ["base-of-helpers"])
+    assert offered() == ["base-of-helpers"]
 
 
 def test_an_answer_for_a_shell_takes_no_runner_from_a_command(desk: Desk) -> None:

@@ -119,11 +119,13 @@ async def _exact(engine: InferenceEngine, name: str, record: ServedProbe, held: 
     prompt = next((each for each in record.prompts if _shows_exactness(each)), None)
     if prompt is None:
         return None
-    base = _distance(await held.of(engine, prompt.tokens, prompt.by_base.tokens), prompt.by_base.base)
+    tokens, was_base, was_adapter = _first(prompt.by_adapter)
+    by_base, found = await asyncio.gather(
+        held.of(engine, prompt.tokens, prompt.by_base.tokens), engine.score(name, prompt.tokens, tokens)
+    )
+    base = _distance(by_base, prompt.by_base.base)
     if base > _EXACT * _doubt(prompt.by_base.base):
         return None
-    tokens, was_base, was_adapter = _first(prompt.by_adapter)
-    found = await engine.score(name, prompt.tokens, tokens)
     adapter, allowed = _distance(found, was_adapter), _EXACT * _doubt(was_adapter)
     if adapter > allowed or _TIMES_NEARER * adapter > _distance(found, was_base):
         return None

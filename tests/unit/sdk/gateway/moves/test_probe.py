@@ -172,7 +172,7 @@ def test_probe_stops_after_the_prompt_on_which_the_version_passes() -> None:
     asked = []
     for _ in range(2):
         found, engine = proved(record, scores(record, LLAMA_CPP), held=held)
-        assert (found.outcome, found.tokens, engine.version) == ("passed", 32, 2)
+        assert (found.outcome, found.tokens, engine.version) == ("passed", 32, 3)
         asked.append(engine.base)
     # Of another prompt than the first it is seen that the base isn't exact; its answers don't change.
     assert asked == [3, 0]
@@ -243,7 +243,7 @@ def test_few_scores_that_are_no_numbers_fail(wrong: float) -> None:
 def test_probe_scores_everything_before_it_fails() -> None:
     record = made(0.7)
     found, engine = proved(record, scores(record, LLAMA_CPP, share=0.0))
-    assert (found.outcome, found.tokens, engine.version) == ("failed", 128, 8)
+    assert (found.outcome, found.tokens, engine.version) == ("failed", 128, 9)
 
 
 def test_probe_begins_with_the_prompt_on_which_the_adapter_does_most() -> None:

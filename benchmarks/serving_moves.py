@@ -6,7 +6,8 @@ A registry's server, `adapterctl serve` and the engine are processes of their ow
 First, 16 streams without an end and one that asks the base, while an alias moves 20 times between two versions and 3 times to versions
 that were never loaded. Each answer is held against what PEFT alone answers. Then another alias moves 5 times to adapters of
 50 MB that the engine doesn't have, while four streams run: the time is from before the alias is set to the first token of the first
-answer of the new version. Those versions are in the gateway's cache, and all have a record, so that each move is proved.
+answer of the new version. Those versions are in the gateway's cache, and all have a record, so that each move is proved. Beside that time are the seconds of
+the processor until then, of all processes and of the busiest one: on a machine that does nothing else, it takes at least those of the busiest.
 
 OUT keeps adapters, prompts and the registry, and may be used again. `--base`: the folder of SmolLM2-135M-Instruct; without it, it is
 fetched. `--trained`: a folder with v1 to v5 or more, as `adapterctl pull` writes them, over that base; without it, random ones
@@ -34,6 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import httpx
+import psutil
 from support import processes
 from support.command_line import CommandLine
 from support.engines import LLAMA_CPP, LOCAL, VLLM, VllmServer, decoder
@@ -210,21 +212,41 @@ async def _fresh(gateway: Gateway, streams: Streams) -> dict[str, Any]:
     load = os.getloadavg()[0]
     streams.begin(f"{LARGE}@{ALIAS}", BESIDE)
     await streams.answered(BESIDE)
-    moved_s, first_s = [], []
+    moved_s, first_s, spent_s, busiest_s = [], [], [], []
     for number in range(2, _LARGE_VERSIONS + 1):
+        before, at_first = _processor(), dict[int, float]()
         moved_s.append(await gateway.move(LARGE, number))
-        version, to_first_s = await streams.ask(f"{LARGE}@{ALIAS}")
+        version, to_first_s = await streams.ask(
+            f"{LARGE}@{ALIAS}",
+            on_first=lambda found=at_first: found.update(_processor()),  # type: ignore[misc]
+        )
         if version != f"{LARGE}@v{number}":
             raise RuntimeError(f"{version} answers after the move to v{number}")
         first_s.append(moved_s[-1] + to_first_s)
+        spent = [now - before.get(pid, 0.0) for pid, now in at_first.items()]
+        spent_s.append(sum(spent))
+        busiest_s.append(max(spent))
         await streams.answered(BESIDE, f"{LARGE}@v{number}")
     await streams.end()
     return {
         "beside": streams.answers.document(),
         "large_moves_s": _shown(moved_s),
         "large_first_answer_s": _shown(first_s),
+        "large_processor_s": _shown(spent_s),
+        "large_busiest_process_s": _shown(busiest_s),
         "load_large": [load, os.getloadavg()[0]],
     }
+
+
+def _processor() -> dict[int, float]:
+    """Return the seconds of the processor that this process and those below it have taken."""
+    found = {}
+    this = psutil.Process()
+    for each in [this, *this.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            found[each.pid] = float(times.user + times.system)
+    return found
 
 
 def _shown(seconds: list[float]) -> dict[str, Any]:

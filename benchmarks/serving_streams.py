@@ -67,8 +67,12 @@ class Streams:
         while self._count(of) < count and not self.answers.errors and not self.answers.mixed:
             await asyncio.sleep(0.02)
 
-    async def ask(self, model: str, at: int = 0) -> tuple[str | None, float]:
-        """Stream one answer to its end; return the version that the gateway named and the seconds to the first of its text."""
+    async def ask(
+        self, model: str, at: int = 0, *, on_first: Callable[[], None] = lambda: None
+    ) -> tuple[str | None, float]:
+        """Stream one answer to its end; return the version that the gateway named and the seconds to the first of its text, at which
+        `on_first` is called.
+        """
         begun_s = time.monotonic()
         place = at % len(self._prompts)
         text, end, first_s, version = "", None, 0.0, None
@@ -81,7 +85,9 @@ class Streams:
                 for choice in chunk.choices:
                     text += choice.text or ""
                     end = choice.finish_reason or end
-                first_s = first_s or time.monotonic() - begun_s
+                if not first_s:
+                    first_s = time.monotonic() - begun_s
+                    on_first()
         except (openai.APIError, ValueError) as error:
             self.answers.errors.append(f"{version}: {type(error).__name__} {error}")
             return version, first_s

@@ -43,7 +43,7 @@ from workers.pipelines.model.loading import load_base
 Score = Callable[[Sequence[int], Sequence[int]], list[float]]
 #: The shares of another adapter that a wrong base has in it.
 _MERGED = (0.25, 1.0)
-_SCALES = (0.5, 0.9)
+_SCALES = (0.5, 0.9, 0.99)
 
 
 class Scored:
@@ -247,11 +247,12 @@ def _held(score: Score, records: Any) -> Score:
     rows = [
         (prompt.tokens, each.tokens) for record in records for prompt in record.prompts for each in prompt.continuations
     ]
-    held = {}
+    held: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
     for prompt, continuation in rows:
         key = (tuple(prompt), tuple(continuation))
         if key not in held:
-            held[key] = score(prompt, continuation)
+            scores = score(prompt, continuation)
+            held |= {(key[0], key[1][:count]): scores[:count] for count in range(1, len(scores) + 1)}
     return lambda prompt, continuation: held[tuple(prompt), tuple(continuation)]
 
 

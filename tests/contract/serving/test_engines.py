@@ -17,6 +17,7 @@ from support.engines import EngineInLoop, complete, decoder, llama_cpp, up
 from support.served_models import TOKENS, ServedModels
 
 from sdk.gateway.engines.engine import EngineRefused, InferenceEngine
+from sdk.gateway.moves.probe import BaseScores, prove
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,21 @@ class TestEngine:
                 assert [max(least, each) for each in scores] == pytest.approx(
                     [max(least, each) for each in expected], abs=2e-3
                 ), name
+
+        scene(body)
+
+    def test_answers_in_float32_prove_a_version_by_few_tokens_and_never_another(
+        self, scene: Scene, models: ServedModels
+    ) -> None:
+        async def body(engine: InferenceEngine) -> None:
+            await load_all(engine, models)
+            streams = asyncio.gather(*(answer(engine, models, name) for name in models.expected))
+            (name, record), (_, other) = [*models.records.items()][:2]
+            right, wrong = await asyncio.gather(
+                *(prove(engine, name, each, held=BaseScores()) for each in (record, other))
+            )
+            await streams
+            assert (right.outcome, right.tokens, wrong.outcome) == ("passed", 4, "failed"), (right, wrong)
 
         scene(body)
 

@@ -239,7 +239,7 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     assert place.json("down") == {"home": str(place.folder / ".adapterctl/stack"), "ended": ["engine tiny-llama"]}
     assert residents(place.cache) == []
     assert all_leases(place.cache) == {}
-    assert not other.is_alive
+    assert not other.is_here
     # A program begins before it is known whether it is needed, and ends if it isn't.
     assert "no adapter" in place.refused(3, "generate", "nothing@v1", PROMPT)
     assert [path for path in place.cache.engines.iterdir() if path.name != "refs"] == []

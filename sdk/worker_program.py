@@ -7,7 +7,6 @@ tokens, limits its own use of the machine, and ends with this process.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import json
@@ -16,9 +15,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdk.errors import TimedOut, Unavailable
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: The variables of this process that a program needs to start; it gets no others of them, such as tokens.
 _ENVIRONMENT = (
@@ -83,6 +85,9 @@ def start_program(module: str, *args: str) -> subprocess.Popen[bytes]:
 
 async def start_program_beside(module: str, *, line_bytes: int) -> asyncio.subprocess.Process:
     """Start a module as `start_program` does, for an event loop that reads lines of at most so many bytes."""
+    # A question at a terminal, which needs none, would take a fifth longer with it.
+    import asyncio
+
     return await asyncio.create_subprocess_exec(
         *program_command(module),
         stdin=asyncio.subprocess.PIPE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -202,7 +202,9 @@ class Asker:
         from sdk.asking.finding import find_target
 
         target = find_target(self._reach(), ref, dtype=self._dtype)
-        self._memory.remember(ref, target)
+        # On a full disk it is looked up again.
+        with suppress(OSError):
+            self._memory.remember(ref, target)
         return target
 
     def ask(self, target: AskTarget, prompt: Prompt, sampling: Sampling) -> RunningAnswer:

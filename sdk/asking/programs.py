@@ -10,16 +10,18 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import InvalidBase, InvalidInput, TimedOut, Unavailable
+from sdk.file_locks import locked
 from sdk.version import VERSION
 from sdk.worker_program import child_environment, missing_libraries, program_command, program_environment
 
@@ -34,6 +36,9 @@ _LOOK_EVERY_S = 0.02
 #: Importing libraries and reading a base takes minutes from a cold disk.
 _TIMEOUT_S, _BYTES_PER_S = 600.0, 20_000_000
 _OUTPUT, _LOG, _SOCKET = "printed", "log", "socket"
+#: A file that the program has locked as long as it lives, and before that whoever has begun it: numbers of processes mean nothing in
+#: another container that shares the folder.
+_HELD = "held"
 _LOG_TAIL_BYTES = 600
 
 
@@ -53,8 +58,10 @@ class EngineBase:
 
     @property
     def key(self) -> str:
-        """What programs that hold it like this have in common. One of another release would run another release's code."""
-        what = [self.fingerprint, self.folder, self.dtype, self.quantization, VERSION]
+        """What programs that hold it like this have in common. One of another release would run another release's code, and one of
+        another host that shares the cache has a socket there.
+        """
+        what = [self.fingerprint, self.folder, self.dtype, self.quantization, VERSION, socket.gethostname()]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def text(self) -> str:
@@ -74,22 +81,29 @@ class BegunProgram:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment = program_environment(*_COMPUTING) if stays else child_environment(*_COMPUTING)
-        with _private(folder / _OUTPUT) as output, _private(folder / _LOG) as log:
-            self.child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                program_command(_MODULE),
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=log,
-                start_new_session=True,
-                env=environment,
-            )
+        with ExitStack() as held:
+            (folder / _HELD).unlink(missing_ok=True)
+            lock = held.enter_context(locked(folder / _HELD))
+            with _private(folder / _OUTPUT) as output, _private(folder / _LOG) as log:
+                self.child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                    program_command(_MODULE),
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=log,
+                    start_new_session=True,
+                    env=environment,
+                    pass_fds=(lock,),
+                )
+            #: If the program ends before it is told, its folder stays this process's.
+            self._held = held.pop_all()
 
     def move(self, folder: Path) -> None:
         """Have its files in another folder on the same disk, and remove its own."""
         if folder != self.folder:
-            for name in (_OUTPUT, _LOG):
+            # Its own is anybody's to remove once the lock has left it.
+            for name in (_OUTPUT, _LOG, _HELD):
                 (self.folder / name).replace(folder / name)
-            self.folder.rmdir()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def tell(self, configuration: dict[str, Any]) -> None:
         """Tell it what it is to hold."""
@@ -100,6 +114,7 @@ class BegunProgram:
         except BrokenPipeError:
             # It has ended already; waiting for it says why.
             pass
+        self._held.close()
 
     def end(self) -> None:
         """End it untold, and remove its folder."""
@@ -108,6 +123,7 @@ class BegunProgram:
         self.child.wait()
         self.child.stdin.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
 
 
 class EngineProgram:
@@ -219,6 +235,17 @@ def _require_writable(folder: Path) -> None:
 def is_ready(folder: Path) -> bool:
     """Whether a program has said that it is ready."""
     return "ready" in _printed(folder)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a program whose files are in a folder lives, or is about to be told what it is to hold, in whatever container."""
+    try:
+        with locked(folder / _HELD, shared=True, timeout_s=0.0, is_made=False):
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def log_of(folder: Path) -> Path:

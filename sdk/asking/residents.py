@@ -5,15 +5,16 @@
     CACHE/engines/KEY/resident.json   its process, socket and base
     CACHE/engines/KEY/printed, log    what it printed, and its log
     CACHE/engines/KEY/socket          only its owner can reach it
-    CACHE/engines/begun-PID-…/        one that a process has begun, and not told yet what it is to hold
+    CACHE/engines/KEY/held            locked as long as the program lives
+    CACHE/engines/begun-…/            one that a process has begun, and not told yet what it is to hold; it has `held` too
     CACHE/engines/refs/               what refs meant a short while ago; `memory.py` has more
 
-There is one for each base, as it is held, in a cache. It ends by itself; whoever finds that it has ended cleans up after it.
+There is one for each base, as it is held, in a cache and on a host. It ends by itself; whoever finds that it has ended cleans up after
+it. Containers may share a cache: a program is known to live by its lock, and its number counts where it means that program.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.asking.connection import EngineAway, EngineRefusal, call
-from sdk.asking.programs import BegunProgram, EngineBase, EngineProgram, is_ready, log_of, wait_until_ready
+from sdk.asking.programs import BegunProgram, EngineBase, EngineProgram, is_held, is_ready, log_of, wait_until_ready
 from sdk.errors import disk_explained
 from sdk.process_starts import process_started_at
 from sdk.pulling.cache import Cache
@@ -36,6 +37,8 @@ from sdk.whole_files import write_whole
 
 _RECORD = "resident.json"
 _BEGUN = "begun-"
+#: The lock under which programs are begun, and what is left of them is removed.
+_BEGINNING = "beginning an engine"
 _KEY = re.compile(r"[0-9a-f]{16}")
 _TERMINATE_S, _KILL_S, _LOOK_EVERY_S = 10.0, 10.0, 0.02
 
@@ -56,8 +59,8 @@ class Resident:
     since_s: float
 
     @property
-    def is_alive(self) -> bool:
-        """Whether it is running."""
+    def is_here(self) -> bool:
+        """Whether it is running, and its number is its own here."""
         return bool(self.started_at) and process_started_at(self.pid) == self.started_at
 
     @property
@@ -82,12 +85,16 @@ def find_resident(cache: Cache, key: str) -> Resident | None:
     """Return the running program with a key, if it is ready."""
     folder = _folder(cache, key)
     found = _read(folder)
-    return found if found is not None and found.is_alive and is_ready(folder) else None
+    return found if found is not None and _is_alive(folder, found) and is_ready(folder) else None
 
 
 def residents(cache: Cache) -> list[Resident]:
     """Return the running programs of a cache, the oldest first."""
-    found = [resident for folder in _folders(cache) if (resident := _read(folder)) is not None and resident.is_alive]
+    found = [
+        resident
+        for folder in _folders(cache)
+        if (resident := _read(folder)) is not None and _is_alive(folder, resident)
+    ]
     return sorted(found, key=lambda resident: resident.since_s)
 
 
@@ -114,9 +121,9 @@ def start_resident(
     folder = _folder(cache, base.key)
     with disk_explained("starting an engine program"), cache.lock(f"engine {base.key}"):
         found = _read(folder)
-        if found is not None and found.is_alive and found.pid != leaving:
+        if found is not None and _is_alive(folder, found) and found.pid != leaving:
             # Whoever started it may have been killed before it was ready.
-            wait_until_ready(folder, base, lambda: found.is_alive)
+            wait_until_ready(folder, base, lambda: _is_alive(folder, found))
             return found
         on_start()
         sweep(cache)
@@ -148,21 +155,21 @@ def begin_resident(cache: Cache) -> BegunProgram | None:
     """
     cache.keep_private()
     cache.engines.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _sweep_begun(cache)
-    if any(cache.engines.glob(f"{_BEGUN}*")):
-        return None
-    prefix = f"{_BEGUN}{os.getpid()}-{_mark_of(os.getpid())}-"
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=cache.engines))
-    try:
-        return BegunProgram(folder, stays=True)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with cache.lock(_BEGINNING):
+        _remove_left(cache)
+        if any(cache.engines.glob(f"{_BEGUN}*")):
+            return None
+        folder = Path(tempfile.mkdtemp(prefix=_BEGUN, dir=cache.engines))
+        try:
+            return BegunProgram(folder, stays=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def end_residents(cache: Cache) -> list[Resident]:
-    """End every program of a cache, and return those that ran."""
-    ran = residents(cache)
+    """End every program of a cache whose number means it here, and return those that ran."""
+    ran = [resident for resident in residents(cache) if resident.is_here]
     for resident in ran:
         _send(resident, signal.SIGTERM)
     for resident in ran:
@@ -178,32 +185,35 @@ def sweep(cache: Cache) -> None:
     for folder in _folders(cache):
         with cache.lock_if_free(f"engine {folder.name}") as free:
             # Somebody who holds it starts one there.
-            if free and ((found := _read(folder)) is None or not found.is_alive):
+            if free and ((found := _read(folder)) is None or not _is_alive(folder, found)):
                 _clean(cache, folder)
-    _sweep_begun(cache)
+    with cache.lock_if_free(_BEGINNING) as free:
+        if free:
+            _remove_left(cache)
 
 
-def _sweep_begun(cache: Cache) -> None:
+def _remove_left(cache: Cache) -> None:
+    """Remove the folders of begun programs that have ended with the process that began them. Nobody begins one meanwhile."""
     for folder in cache.engines.glob(f"{_BEGUN}*"):
-        pid, _, rest = folder.name.removeprefix(_BEGUN).partition("-")
-        # The program has ended with the process that began it.
-        if not pid.isdecimal() or rest.partition("-")[0] != _mark_of(int(pid)):
+        if not is_held(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _mark_of(pid: int) -> str | None:
-    """Return what tells a process from a later one with its number; None if it has ended."""
-    started_at = process_started_at(pid)
-    return None if started_at is None else hashlib.sha256(started_at.encode()).hexdigest()[:8]
+def _is_alive(folder: Path, resident: Resident) -> bool:
+    """Whether a program is running, here or in another container."""
+    return resident.is_here or is_held(folder)
 
 
 def _clean(cache: Cache, folder: Path) -> None:
     """Remove the files and leases of a program that has ended, whose lock is held."""
-    from sdk.pulling.leases import leases_of, release
+    from sdk.pulling.leases import all_leases, release_as_shown
 
     owner = owner_of(folder.name)
-    for one in leases_of(cache, owner):
-        release(cache, one.digest, owner)
+    for views in all_leases(cache).values():
+        for one in views:
+            # Its name is its host's as well, which may be gone.
+            if one.owner == owner:
+                release_as_shown(cache, one)
     found = _read(folder)
     if found is not None and (own := Path(found.socket).parent) != folder and own.name.startswith("adapterctl-"):
         shutil.rmtree(own, ignore_errors=True)
@@ -234,13 +244,13 @@ def _read(folder: Path) -> Resident | None:
 def _send(resident: Resident, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         if not hasattr(os, "pidfd_open"):
-            if resident.is_alive:
+            if resident.is_here:
                 os.kill(resident.pid, number)
             return
         # The descriptor always stands for one process, even if another one gets the number between look and signal.
         descriptor = os.pidfd_open(resident.pid)
         try:
-            if resident.is_alive:
+            if resident.is_here:
                 signal.pidfd_send_signal(descriptor, number)
         finally:
             os.close(descriptor)
@@ -248,7 +258,7 @@ def _send(resident: Resident, number: signal.Signals) -> None:
 
 def _gone_within(resident: Resident, seconds: float) -> bool:
     deadline_s = time.monotonic() + seconds
-    while resident.is_alive:
+    while resident.is_here:
         if time.monotonic() > deadline_s:
             return False
         time.sleep(_LOOK_EVERY_S)

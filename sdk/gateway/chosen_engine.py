@@ -6,20 +6,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import urlsplit
 
 from sdk.api import bases
-from sdk.errors import InvalidInput, NotAllowed, NotFound, TimedOut, Unavailable
+from sdk.errors import InvalidInput, NotFound, Unavailable
 from sdk.gateway.engines.engine import InferenceEngine
 from sdk.gateway.moves.proving import objection_of
+from sdk.gateway.tables.last_answers import LastAnswers
 from sdk.pushing.given_base import files_here
+from sdk.schemas.catalog import BaseView
+from sdk.schemas.lora_config import QuantizationRecipe
 from sdk.schemas.serving import ServedVersion
 from sdk.worker_program import missing_libraries
 
 if TYPE_CHECKING:
     from sdk.client import Client
-    from sdk.schemas.catalog import BaseView
 
 EngineName = Literal["local", "llama.cpp", "vllm"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -77,7 +79,8 @@ def check(choice: EngineChoice) -> None:
 def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersion, store: Path) -> ChosenEngine:
     """Return the engine for the base of a version. Raises InvalidInput, NotFound, Unavailable."""
     check(choice)
-    view = _registered(client, version.base)
+    last = LastAnswers(store / "bases", client.config.url)
+    view = last.ask(BaseView, version.base, lambda: bases.get(client.transport, version.base))
     folder = files_here(client.cache, version.base, view)
     base_id = version.base[:12] if view is None else view.id
     if choice.name == "vllm":
@@ -108,22 +111,7 @@ def choose(client: Client, choice: EngineChoice, ref: str, version: ServedVersio
         return ChosenEngine(made, base_id, folder, objection_of("llama.cpp", None, folder))
     from sdk.gateway.engines.local import LocalEngine
 
-    made = LocalEngine(folder, fingerprint=version.base, quantization=_quantization(client, ref))
+    recipe = last.ask(QuantizationRecipe, version.digest, lambda: client.get(ref).info.quantization)
+    quantization = None if recipe is None else recipe.model_dump(mode="json")
+    made = LocalEngine(folder, fingerprint=version.base, quantization=quantization)
     return ChosenEngine(made, base_id, folder, None)
-
-
-def _quantization(client: Client, ref: str) -> dict[str, Any] | None:
-    """Return how the base of a version was held in training; None in native precision, or if the registry is away."""
-    try:
-        recipe = client.get(ref).info.quantization
-    except (NotFound, NotAllowed, Unavailable, TimedOut):
-        return None
-    return None if recipe is None else recipe.model_dump(mode="json")
-
-
-def _registered(client: Client, fingerprint: str) -> BaseView | None:
-    """Return the base as it is registered; None if it was removed, or the registry is away."""
-    try:
-        return bases.get(client.transport, fingerprint)
-    except (NotFound, NotAllowed, Unavailable, TimedOut):
-        return None

@@ -231,7 +231,7 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     assert "holds 3 versions" in shown["message"]
     before = place.generate("code-review@v1", PROMPT)
     os.kill(resident.pid, signal.SIGKILL)
-    wait_until(lambda: not resident.is_alive, lambda: "it is still there")
+    wait_until(lambda: not resident.is_here, lambda: "it is still there")
     # The one before was started as a user starts it.
     assert place.generate("code-review@v1", PROMPT, **{torch_forks.VARIABLE: torch_forks.address()}) == before
     (other,) = residents(place.cache)
@@ -239,7 +239,7 @@ def test_a_program_that_was_killed_is_replaced_and_down_ends_it(place: Place) ->
     assert place.json("down") == {"home": str(place.folder / ".adapterctl/stack"), "ended": ["engine tiny-llama"]}
     assert residents(place.cache) == []
     assert all_leases(place.cache) == {}
-    assert not other.is_alive
+    assert not other.is_here
     # A program begins before it is known whether it is needed, and ends if it isn't.
     assert "no adapter" in place.refused(3, "generate", "nothing@v1", PROMPT)
     assert [path for path in place.cache.engines.iterdir() if path.name != "refs"] == []

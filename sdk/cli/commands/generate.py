@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from sdk.cli.support.options import whose_base_options
 from sdk.cli.support.output import format_option, json_text, one_line, plain_lines, print_json, say, say_filled
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from sdk.asking.asker import Asker, Generation, RunningAnswer
     from sdk.asking.prompts import Prompt, PromptForm, Sampling
     from sdk.asking.rows import RowPrompt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shutil
 import sys
@@ -20,7 +21,7 @@ from sdk.cli.support.asking import Printer
 from sdk.cli.support.output import WIDTH, say, say_filled
 from sdk.cli.support.side_by_side import SideBySide
 from sdk.config import user_path
-from sdk.errors import AdapterctlError, InvalidInput, place_explained
+from sdk.errors import AdapterctlError, InvalidInput, disk_explained
 
 if TYPE_CHECKING:
     from sdk.asking.asker import AnswerPiece, Asker, RunningAnswer
@@ -91,7 +92,8 @@ class Chat:
                 say("Ctrl-D or /quit leaves")
                 continue
             try:
-                self._take(line)
+                with disk_explained("taking this line"):
+                    self._take(line)
             except AdapterctlError as error:
                 # Whoever talks goes on after a slip.
                 say(f"error: {error.message}")
@@ -122,6 +124,8 @@ class Chat:
                 self._use(rest)
             case "/system":
                 self._require_conversation("system")
+                if rest:
+                    prompt_of_text(rest, is_chat=False)
                 self._system = rest or None
                 say("the system message is set" if rest else "there is no system message")
             case "/save":
@@ -155,10 +159,11 @@ class Chat:
         if not messages:
             raise InvalidInput("the conversation is empty; ask something first")
         path = user_path(name)
+        if not path.name or "\0" in name:
+            raise InvalidInput(f"{name!a} is not a file's name; give another name: /save NAME")
         path = path if path.suffix == ".jsonl" else path.with_name(f"{path.name}.jsonl")
         rows = self._rows(self._sides[0])
-        with place_explained(path), path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        _append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         of_whom = f" of {self._sides[0].target.ref}" if len(self._sides) > 1 else ""
         added = "a row" if len(rows) == 1 else f"{len(rows)} rows"
         say(f"added the conversation{of_whom} to {path} as {added}; it now has {_lines_of(path)}")
@@ -312,6 +317,29 @@ def _read(
         pieces.put((number, error))
     else:
         pieces.put((number, None))
+
+
+def _append(path: Path, rows: str) -> None:
+    """Add rows to a file, all of them or none. Raises InvalidInput for a name that no file can have, Unavailable, NotAllowed."""
+    try:
+        is_new = not path.exists()
+        with disk_explained("saving the conversation"), path.open("a+b", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            if before:
+                file.seek(-1, os.SEEK_END)
+                # Somebody's editor may have left the last row without an end.
+                rows = rows if file.read(1) == b"\n" else "\n" + rows
+            left = memoryview(rows.encode())
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(before)
+                if is_new:
+                    path.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be written ({error.strerror}); give another name: /save NAME") from error
 
 
 def _lines_of(path: Path) -> int:

@@ -105,7 +105,8 @@ class Completions:
     async def _route(self, asked: AskedCompletion, held: HeldRequest) -> _Route:
         """Return what is sent where. Raises Declined."""
         if not isinstance(asked.request, ChatBody):
-            return _Route(asked.path, asked.document)
+            fields = await self._templates.continued(held.version, held.folder, asked.request)
+            return _Route(asked.path, asked.document | dict(fields))
         prompted = await self._templates.prompted(held.version, held.folder, asked.request)
         document = asked.document | dict(prompted.fields)
         if prompted.tokens is None:

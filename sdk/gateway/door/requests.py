@@ -24,6 +24,10 @@ from sdk.schemas.wire import IF_SET
 MAX_BODY_BYTES, MAX_VALUES = 2 * 1024 * 1024, 150_000
 #: OpenAI's own number of tokens for a plain completion. Engines have others, or none.
 _USUAL_TOKENS = 16
+#: What is sampled below this temperature is the likeliest token, which engines' numbers don't say any more if it is lower still.
+_GREEDY_BELOW = 1e-5
+#: How many seeds there are. llama.cpp takes 32 bits of one, and draws another itself for the number that has them all.
+_SEEDS = 2**32 - 1
 #: With more faults than this, a body's faults are counted and not explained, which takes a kilobyte for each.
 _MOST_EXPLAINED = 100
 #: A text, or the beginning of one that does not end. It always matches, so that no byte is looked at twice.
@@ -71,9 +75,9 @@ def written(request: ChatBody | CompletionRequest) -> dict[str, Any]:
     body: dict[str, Any] = {
         "stream": bool(given.stream),
         # Engines have other defaults than OpenAI, and each its own.
-        "temperature": 1.0 if given.temperature is None else given.temperature,
+        "temperature": _temperature(given.temperature),
         "top_p": 1.0 if given.top_p is None else given.top_p,
-        **({"seed": given.seed} if given.seed is not None else {}),
+        **({"seed": given.seed % _SEEDS} if given.seed is not None else {}),
         **({"stop": stops} if stops else {}),
         **({"stream_options": given.stream_options.model_dump()} if given.stream and given.stream_options else {}),
         **_response_format(given),
@@ -116,6 +120,16 @@ def require_taken(request: ChatBody | CompletionRequest, takes: frozenset[str], 
     for field, is_given in given.items():
         if is_given and ("tools" if field == "tool_choice" else field) not in takes:
             raise _bad(f"the engine {engine} has no {field}; leave it out", param=field)
+    for field in ("max_tokens", "max_completion_tokens"):
+        # Without an echo there would be nothing in the answer; llama.cpp writes a token even so.
+        if getattr(request, field, None) == 0 and "echo" not in takes:
+            raise _bad(f"{field} can't be 0 with the engine {engine}; use 1 or more", param=field)
+
+
+def _temperature(given: float | None) -> float:
+    if given is None:
+        return 1.0
+    return 0.0 if given < _GREEDY_BELOW else given
 
 
 def _response_format(given: ChatBody | CompletionRequest) -> dict[str, Any]:

@@ -25,10 +25,12 @@ from sdk.formats.adapter_files import (
     TEMPLATE_FILE,
     VOCABULARY_FILES,
 )
+from sdk.gateway.door.prompt_lengths import PromptLengths
 from sdk.gateway.door.refusals import Declined
 from sdk.gateway.door.renderers import Renderers
 from sdk.gateway.door.requests import ChatBody
 from sdk.gateway.engines.engine import EngineFacts
+from sdk.schemas.completions import CompletionRequest
 from sdk.schemas.recorded import Rendering
 from sdk.schemas.wire import read_json
 
@@ -95,15 +97,31 @@ class Templates:
 
     def __init__(self, facts: EngineFacts, base: Path | None, renderers: Renderers) -> None:
         self._facts, self._base, self._renderers = facts, base, renderers
+        self._lengths = PromptLengths(base, facts.context_tokens)
         self._files: OrderedDict[Path, VersionFiles] = OrderedDict()
         self._tokenizers: OrderedDict[Path, tuple[Tokenizer, dict[str, str]]] = OrderedDict()
 
+    async def continued(
+        self, version: str | None, folder: Path | None, request: CompletionRequest
+    ) -> Mapping[str, Any]:
+        """Return what is added to the body of a plain completion: the version's answers end where it has learnt to end. Raises Declined."""
+        if OWN_TEMPLATES in self._facts.takes:
+            return {}
+        await self._lengths.require_room(request)
+        return {} if version is None or folder is None else self._stops(await self._files_of(version, folder))
+
+    def _stops(self, files: VersionFiles) -> Mapping[str, Any]:
+        return {STOP_IDS: list(files.stop_ids)} if files.stop_ids and STOP_IDS in self._facts.takes else {}
+
     async def prompted(self, version: str | None, folder: Path | None, request: ChatBody) -> Prompted:
         """Return how a chat is sent to a version, the base with None. Raises Declined."""
-        if version is None or folder is None or OWN_TEMPLATES in self._facts.takes:
+        if OWN_TEMPLATES in self._facts.takes:
+            return Prompted(None, {})
+        await self._lengths.require_room(request)
+        if version is None or folder is None:
             return Prompted(None, {})
         files = await self._files_of(version, folder)
-        stops = {STOP_IDS: list(files.stop_ids)} if files.stop_ids and STOP_IDS in self._facts.takes else {}
+        stops = self._stops(files)
         # An engine writes today's date, where a template writes one.
         if files.template is None or (files.template_digest == self._facts.template and files.day is None):
             return Prompted(None, stops)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -28,6 +29,24 @@ from sdk.whole_files import write_whole
 
 #: Ten thousand adapters with some versions each.
 _MOST_BYTES = 64 * 1024 * 1024
+
+
+class OwnContent(NamedTuple):
+    """What is in a file of ours, and when it was written, in seconds since 1970."""
+
+    content: bytes
+    written_at: float
+
+
+def read_own(path: Path) -> OwnContent | None:
+    """Return what is in a file; None if somebody else could have written it. Raises OSError."""
+    # Whatever has the name instead of a file is not waited for.
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        is_ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if not stat.S_ISREG(status.st_mode) or not is_ours:
+            return None
+        return OwnContent(file.read(_MOST_BYTES), status.st_mtime)
 
 
 @dataclass(frozen=True)
@@ -55,17 +74,13 @@ class TableFile:
         written it: what is served is what it says.
         """
         try:
-            # Whatever has the name instead of a file is not waited for.
-            with open(self.path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-                status = os.fstat(file.fileno())
-                is_ours = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                if not stat.S_ISREG(status.st_mode) or not is_ours:
-                    return None
-                table = read_json(ServingTable, file.read(_MOST_BYTES))
+            if (found := read_own(self.path)) is None:
+                return None
+            table = read_json(ServingTable, found.content)
         except (OSError, ValidationError):
             return None
         # A clock that was wrong makes no table of the future.
-        return LastTable(table, min(status.st_mtime, time.time()))
+        return LastTable(table, min(found.written_at, time.time()))
 
     def write(self, table: ServingTable) -> None:
         """Write a table. Raises OSError."""

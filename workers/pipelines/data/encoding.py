@@ -46,10 +46,10 @@ class Encoder:
     def open(self, text: str) -> list[int]:
         """Return a text that goes on: without an end of text that the tokenizer itself puts after every text."""
         end = self._tokenizer.eos_token_id
-        if self._once and self._after[-1:] == [end]:
+        if self._once:
             before, ids, after = self._parts(text)
             # An end of text within the text is its own.
-            return [*before, *ids, *after[:-1]]
+            return [*before, *ids, *(after[:-1] if after[-1:] == [end] else after)]
         ids = self.whole(text)
         return ids[:-1] if len(ids) > 1 and ids[-1] == end else ids
 

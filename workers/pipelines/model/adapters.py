@@ -36,6 +36,8 @@ from workers.pipelines.model.trained_whole import biases_of, keep_biases
 
 #: PEFT's name for a model's only adapter, within the names of its parameters.
 _ADAPTER = re.compile(r"\.default(?=\.|$)")
+#: A rank that may be in a config though no matrix has it. PEFT makes some megabytes of it for each module.
+_ANY_RANK = 512
 _OS_ERROR = re.compile(r"\(os error ([0-9]{1,4})\)")
 
 
@@ -120,6 +122,7 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             tensors = open_file(adapter / WEIGHTS_FILE).tensors()
             names = set(tensors)
             shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            _require_ranks(config, shapes)
             resize_vocabulary(model, shapes, tokens_of(adapter, config))
             if not changes_base(config.init_lora_weights):
                 # Each matrix comes from the file; some initialisations are impossible over 4-bit weights.
@@ -131,11 +134,23 @@ def load_adapter(model: Any, adapter: Path) -> Any:
             found = names if names == wanted else _as_loaded(peft_model, tensors)
             # PEFT also saves and loads embeddings that it doesn't train, and copies of modules that it trains.
             found -= _loaded_whole(peft_model, [tensors[name] for name in names & found - wanted])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         raise unloadable(first_line(error)) from error
     if wanted != found:
         raise mismatch(found - wanted, wanted - found)
     return peft_model.eval()
+
+
+def _require_ranks(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError for a rank that no matrix of the file has: PEFT makes matrices of each module's rank before it reads the file's.
+
+    A rank that only modules without one of their own in `rank_pattern` would have may be that of none.
+    """
+    widest = max((shape[0] for name, shape in shapes.items() if "lora_" in name and "_A" in name and shape), default=0)
+    most = max(_ANY_RANK, widest)
+    for rank in (config.r, *(config.rank_pattern or {}).values()):
+        if rank > most:
+            raise ValueError(f"its {CONFIG_FILE} has a rank of {rank}, and the matrices of its file at most {widest}")
 
 
 def unloadable(said: str) -> PipelineError:
@@ -174,7 +189,7 @@ def peft_config_of(adapter: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return PeftConfig.from_pretrained(adapter, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise unloadable(first_line(error)) from error
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from workers.pipelines.model.references import require_self_contained
 
 #: Implementations of attention in torch itself; for others transformers may fetch code.
 _OWN_ATTENTION = ("eager", "sdpa")
+#: What a config counts of which a library makes one after the other, in memory, and more of them than any model has.
+_COUNTED = re.compile(r"(num|n)_(\w+_)?(layers?|blocks?|experts)")
+_MOST_COUNTED = 10_000
 _UNREADABLE = f"The base's {CONFIG_FILE} can't be read ({{first}}); check its folder."
 
 
@@ -63,10 +67,23 @@ def stored_quantization_named() -> Iterator[None]:
         ) from error
 
 
+def _require_countable(config: Any) -> None:
+    """Raise ValueError for a config, or a part of one, that counts more layers or experts than memory has room for."""
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            for name, value in part.items():
+                waiting.append(value)
+                if isinstance(value, int) and value > _MOST_COUNTED and _COUNTED.fullmatch(str(name)):
+                    raise ValueError(f"{name[:40]} is {value}, and no model has more than {_MOST_COUNTED:,}")
+
+
 def read_config(base: Path) -> Any:
     """Return the config of a base, with an implementation of attention that is chosen here, not by the base."""
     require_self_contained(base)
     with named(FailureReason.BASE, _UNREADABLE, OSError, ValueError, KeyError):
+        _require_countable(json.loads((base / CONFIG_FILE).read_text(encoding="utf-8-sig")))
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     # None lets the library choose what the model supports, also in the parts of a config.
     said = config._attn_implementation

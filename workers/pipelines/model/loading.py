@@ -202,19 +202,25 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
     wrong = (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError)
     quiet = missing_weights_silenced() if classes is not None else contextlib.nullcontext()
     with quiet, named(FailureReason.BASE, "The base's weights can't be loaded ({first}); check its folder.", *wrong):
-        model, loaded = maker_of(config, classes).from_pretrained(
-            base,
-            config=config,
-            quantization_config=quantization,
-            dtype=DTYPES[dtype],
-            device_map={"": device.torch_device},
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            # A base may have another task's head.
-            ignore_mismatched_sizes=classes is not None,
-            output_loading_info=True,
-        )
+        try:
+            model, loaded = maker_of(config, classes).from_pretrained(
+                base,
+                config=config,
+                quantization_config=quantization,
+                dtype=DTYPES[dtype],
+                device_map={"": device.torch_device},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                # A base may have another task's head.
+                ignore_mismatched_sizes=classes is not None,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:
+            # Others are of the machine, such as memory that ran out.
+            if "ignore_mismatched_sizes" in str(error):
+                raise ValueError("they have other shapes than its config says") from error
+            raise
     if classes is not None:
         mismatched = [name for name, *_ in loaded["mismatched_keys"]]
         start_head(model, head, classes, [*loaded["missing_keys"], *mismatched])

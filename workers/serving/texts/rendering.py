@@ -50,6 +50,7 @@ def _prompt(
     """
     conversation = Conversation([dict(message) for message in messages], tools, ())
     probed, refusal = probe(conversation), TemplateRefusal("it renders nothing")
+    incomplete: TemplateRefusal | None = None
     for form in forms(conversation):
         try:
             rendered, found = (
@@ -63,8 +64,9 @@ def _prompt(
             continue
         if not (lost := probed.lost(found.text)):
             return rendered.text
-        refusal = TemplateRefusal(f"it leaves out {', '.join(lost)}")
-    raise refusal
+        # Other forms are tried because of this, and what is wrong with those is not the reason.
+        incomplete = incomplete or TemplateRefusal(f"it leaves out {', '.join(lost)}")
+    raise incomplete or refusal
 
 
 def _thoughts(renderer: Renderer, template: str, controls: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socketserver
+import subprocess
 import sys
 import tempfile
 import threading
@@ -299,3 +300,13 @@ def test_a_begun_program_ends_with_its_command_by_the_system_only_if_it_is_not_t
         asker.target("sql@v1")
         given = Path(f"/proc/{begun[0].child.pid}/environ").read_bytes()
         assert (f"{PARENT_VARIABLE}={os.getpid()}".encode() in given.split(b"\0")) is not keeps
+
+
+def test_asking_imports_no_event_loop_and_no_logging() -> None:
+    # Each of them takes a warm answer's first byte a tenth further away.
+    code = (
+        "import sys, sdk.cli.commands.generate, sdk.asking.asker, sdk.asking.prompts, sdk.cli.support.asking;"
+        " print([name for name in ('asyncio', 'logging', 'httpx', 'pydantic') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -89,8 +88,9 @@ def test_a_begun_program_is_the_one_that_holds_the_base(cache: Cache, engine: No
 def test_what_a_killed_command_has_begun_is_swept(cache: Cache, engine: None) -> None:
     begun = begin_resident(cache)
     assert begun is not None
-    left = cache.engines / f"begun-{2**22 - 1}-x"
-    left.mkdir()
+    for left in ("begun-x", "begun-locked-by-nobody"):
+        (cache.engines / left).mkdir()
+    (cache.engines / "begun-locked-by-nobody" / "held").touch()
     sweep(cache)
     assert [path for path in cache.engines.iterdir() if path.is_dir()] == [begun.folder]
     begun.end()
@@ -99,13 +99,39 @@ def test_what_a_killed_command_has_begun_is_swept(cache: Cache, engine: None) ->
 
 
 def test_what_a_killed_command_has_begun_keeps_no_other_from_beginning(cache: Cache, engine: None) -> None:
-    # The second has the number of a process that runs, which is a later one.
-    for left in (f"begun-{2**22 - 1}-0a1b2c3d-x", f"begun-{os.getpid()}-0a1b2c3d-x"):
-        (cache.engines / left).mkdir(parents=True)
+    (cache.engines / "begun-x").mkdir(parents=True)
     begun = begin_resident(cache)
     assert begun is not None
     assert [path for path in cache.engines.iterdir() if path.is_dir()] == [begun.folder]
     begun.end()
+
+
+def test_what_another_container_has_begun_or_holds_is_left(
+    cache: Cache, engine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = begin_resident(cache)
+    assert begun is not None
+    # There, numbers of processes mean nothing of what runs here.
+    monkeypatch.setattr("sdk.asking.residents.process_started_at", lambda _pid: None)
+    sweep(cache)
+    assert begin_resident(cache) is None
+    made = start_resident(cache, BASE, idle_s=1.0, begun=begun)
+    _lease(cache, made.owner)
+    sweep(cache)
+    assert find_resident(cache, BASE.key) == made
+    assert end_residents(cache) == []
+    assert begun.child.poll() is None
+    begun.child.kill()
+    begun.child.wait()
+    sweep(cache)
+    assert not (cache.engines / BASE.key).exists()
+    assert all_leases(cache) == {}
+
+
+def test_a_program_of_another_host_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = BASE.key
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert BASE.key != here
 
 
 def test_a_program_that_cannot_be_begun_leaves_no_folder(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sdk.gateway.door.refusals import Declined
-from sdk.gateway.door.requests import ChatBody, parse, written
+from sdk.gateway.door.requests import ChatBody, parse, require_taken, written
 
 
 def refused(**fields: Any) -> Declined:
@@ -85,3 +85,26 @@ def test_a_schema_that_would_keep_an_engine_busy_is_refused(fields: dict[str, An
 def test_as_many_tools_as_programs_have_are_taken() -> None:
     body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], "tools": tools(*[properties(15)] * 100)}
     assert len(written(parse(ChatBody, json.dumps(body).encode()))["tools"]) == 100
+
+
+@pytest.mark.parametrize(("given", "sent"), [(1e-40, 0.0), (1e-9, 0.0), (0.01, 0.01), (None, 1.0)])
+def test_a_temperature_that_no_engine_can_divide_by_is_greedy(given: float | None, sent: float) -> None:
+    fields = {} if given is None else {"temperature": given}
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], **fields}
+    assert written(parse(ChatBody, json.dumps(body).encode()))["temperature"] == sent
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**63 - 1, -(2**63), 2**32 - 2, 7, 0])
+def test_a_seed_is_never_the_one_that_means_none_to_an_engine(seed: int) -> None:
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], "seed": seed}
+    sent = written(parse(ChatBody, json.dumps(body).encode()))["seed"]
+    assert 0 <= sent < 2**32 - 1
+    assert sent == seed or not 0 <= seed < 2**32 - 1
+
+
+def test_an_answer_of_no_tokens_is_for_engines_that_echo() -> None:
+    body = {"model": "sql", "messages": [{"role": "user", "content": "a"}], "max_tokens": 0}
+    request = parse(ChatBody, json.dumps(body).encode())
+    require_taken(request, frozenset({"echo"}), "local")
+    with pytest.raises(Declined, match=r"max_tokens can't be 0 with the engine llama\.cpp"):
+        require_taken(request, frozenset(), "llama.cpp")

@@ -80,6 +80,27 @@ def test_the_engine_s_own_template_is_passed_on_with_the_version_s_stops(served:
     assert "stop_token_ids" not in served.bodies[-1]
 
 
+def test_a_plain_completion_ends_where_the_version_has_learnt_to_end(served: Gateway) -> None:
+    with served.client() as client:
+        assert client.post(COMPLETIONS, json={"model": "sql@v2", "prompt": "one"}).status_code == 200
+    assert served.bodies[-1]["stop_token_ids"] == [5, 9]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_prompt_that_is_far_too_long_never_reaches_the_engine(served: Gateway, number: int) -> None:
+    text, asked = "ab " * 600_000, len(served.bodies)
+    answer = chat(served, number, messages=[{"role": "user", "content": text}])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+    assert "more than 8,192 tokens" in answer.json()["error"]["message"]
+    with served.client() as client:
+        answer = client.post(COMPLETIONS, json={"model": f"sql@v{number}", "prompt": text})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert len(served.bodies) == asked
+    # It may be left out by a template.
+    thought = [{"role": "assistant", "content": text}, {"role": "user", "content": "one"}]
+    assert chat(served, 1, messages=thought).status_code == 200
+
+
 def test_another_template_is_rendered_and_answered_as_a_chat(served: Gateway, base: Path) -> None:
     answer = chat(served, 2, temperature=0)
     body = served.bodies[-1]

@@ -95,6 +95,10 @@ def test_the_end_of_a_prompt_is_its_own(bases: dict[str, Path], write_jsonl: Cal
     assert encoder.whole(f"{BEGIN}the cat{END}") == encoder.whole("the cat") == [begin, *text, end]
     assert encoder.whole(BEGIN) == [begin, end]
     assert encoder.whole("") == [begin, end]
+    # Also where the tokenizer itself ends no text.
+    for name, before in (("begin", [begin]), ("nothing", [])):
+        assert Encoder(load_tokenizer(bases[name])).open(f"the cat{END}") == [*before, *text, end]
+    assert Encoder(load_tokenizer(bases["nothing"]), "added").open(f"the cat{END}") == text
 
 
 @pytest.mark.parametrize("most", [3, 4, 5, 100])

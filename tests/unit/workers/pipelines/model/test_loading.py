@@ -105,6 +105,22 @@ def test_a_config_names_no_code_and_no_other_weights(said: dict[str, str], llama
         assert caught.value.reason == "base"
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, and no model has more than 10,000"),
+        ({"text_config": {"num_local_experts": 10**9}}, "num_local_experts is 1000000000"),
+        ({"hidden_size": 10**9}, "other shapes than its config says"),
+    ],
+)
+def test_a_config_that_counts_what_its_weights_don_t_have_is_a_base_error(
+    config: dict[str, Any], words: str, llama_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(PipelineError, match=words) as caught:
+        load_base(_copy(llama_base, tmp_path / "base", **config), choose_device(), quantization=None)
+    assert caught.value.reason == "base"
+
+
 def test_a_quantisation_whose_library_is_missing_is_the_base_s(llama_base: Path, tmp_path: Path) -> None:
     base = _copy(llama_base, tmp_path / "base", quantization_config={"quant_method": "awq", "bits": 4})
     with pytest.raises(PipelineError) as caught:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import served
 from support.architectures import save_model
 from support.experts import save_experts
 from support.served import Listener
 from support.soak import MATRIX
 
+from sdk.schemas.lora_config import QuantizationRecipe
+from workers.pipelines.errors import PipelineError
+from workers.pipelines.model.adapters import load_adapter
+from workers.pipelines.model.device import choose_device
+from workers.pipelines.model.loading import load_base
+from workers.pipelines.model.packed import packed_modules
 from workers.serving.decoding.errors import AdapterRefused
 from workers.serving.decoding.kinds import TABLE, Outline, judge
 from workers.serving.decoding.loop import DecodeLoop
@@ -24,6 +32,7 @@ from workers.serving.decoding.requests import DecodeQuestion, ServedPlacement
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 SHARES, OWN_BATCH, OWN_BASE = ServedPlacement.SHARES_A_BATCH, ServedPlacement.OWN_BATCH, ServedPlacement.OWN_BASE
+NF4 = QuantizationRecipe()
 PROMPT, NEXT = (40, 41, 99, 120, 77), (33, 150, 60)
 TOKENS = 5
 
@@ -222,3 +231,55 @@ def test_a_damaged_adapter_is_refused_and_changes_nobody(
     with pytest.raises(AdapterRefused, match=r"adapter|folder|finite"):
         loop.load("bad@v1", folder)
     assert _ask(loop, None, "a@v1", "a@v2") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r": 10**7}, "a rank of 10000000, and the matrices of its file at most 4"),
+        ({"rank_pattern": {"v_proj": 10**9}}, "a rank of 1000000000, and"),
+        ({"trainable_token_indices": [10**9]}, "can't be loaded on this base"),
+        ({"layers_to_transform": 10**9}, "can't be loaded on this base"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 10**9}}, "can't be"),
+    ],
+)
+def test_a_config_with_a_billion_of_something_is_refused_before_it_takes_memory(
+    bases: dict[str, Path], tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    folder = served.save_adapter(bases["llama"], tmp_path / "adapter", seed=6)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    model = load_base(bases["llama"], choose_device(), quantization=None).model
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PipelineError, match=words):
+        load_adapter(model, folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < peak + 200_000
+
+
+@pytest.mark.parametrize("held", ["wide", "packed"])
+def test_a_dora_over_four_bits_answers_as_over_the_same_weights_made_wide(
+    bases: dict[str, Path], tmp_path: Path, held: Any
+) -> None:
+    # Plain PEFT doesn't, on a processor with AVX512-BF16: there bitsandbytes repacks a weight in its first pass, and PEFT then takes the
+    # norms of what it reads as if it weren't.
+    from bitsandbytes.functional import dequantize_4bit
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base, folder = bases["llama"], tmp_path / "adapter"
+    served.save_adapter(base, folder, seed=6, use_dora=True)
+    model = load_base(base, choose_device(), quantization=NF4, dtype="float32", held=held).model
+    packed = load_base(base, choose_device(), quantization=NF4, dtype="float32", held="packed").model
+    wide = AutoModelForCausalLM.from_pretrained(base).eval()
+    for name, module in packed_modules(packed):
+        assert not module.support_avx512bf16_for_cpu
+        wide.get_submodule(name).weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state)
+    text = torch.tensor([PROMPT])
+    with torch.inference_mode():
+        bare = wide(input_ids=text).logits
+        truth = PeftModel.from_pretrained(wide, folder).eval()(input_ids=text).logits
+        model = load_adapter(model, folder)
+        first, second = model(input_ids=text).logits, model(input_ids=text).logits
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, truth, atol=1e-4, rtol=1e-4)
+    assert float((truth - bare).abs().max()) > 0.1

@@ -145,3 +145,10 @@ def test_no_program_is_started_once_it_is_closed() -> None:
     closed.close()
     with pytest.raises(RenderingRefused, match="is ending"):
         closed.prompt(template(CHATML), ASKED)
+
+
+def test_what_a_template_leaves_out_is_the_reason_that_is_told(renderer: PromptRenderer) -> None:
+    # The other forms of the message have a list of parts, to which this template adds a text.
+    named = CHATML.replace("{{ m.content }}", "{{ m.content + '.' }}")
+    with pytest.raises(RenderingRefused, match="leaves out"):
+        renderer.prompt(template(named), [{"role": "user", "content": "hi", "name": "bob"}])

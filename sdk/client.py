@@ -1033,7 +1033,7 @@ class Client:
             base: a folder, a `config.json`, or a registered base.
             base_namespace: whose base is meant, if the name means several: that namespace's own.
             published: the base that is published for all is meant.
-            options: `gpu`, a size ("24GB") or a card ("RTX 4090"), by default the smallest card that fits; and fields of a `TrainingSpec`:
+            options: `gpu`, a size ("24GB") or a GPU ("RTX 4090"), by default the smallest GPU that it fits; and fields of a `TrainingSpec`:
                 what is given there is not chosen by the plan.
 
         Returns:

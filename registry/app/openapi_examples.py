@@ -197,7 +197,7 @@ BODIES: dict[str, Any] = {
     "fail_job": {
         "attempt": 1,
         "reason": FailureReason.OOM.value,
-        "message": "the GPU has too little memory; lower --batch-size",
+        "message": "the GPU has too little memory; use a smaller batch",
     },
     "release_job": {"attempt": 1},
     "append_points": {

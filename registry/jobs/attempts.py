@@ -43,7 +43,7 @@ class TimeLimits:
         if asked_s > self.most_s:
             raise Invalid(
                 f"a timeout of {asked_s:g} s is longer than the {self.most_s:g} s that this registry allows an attempt; submit it "
-                f"with --timeout {self.most_s:g}s or less; a training can continue from its last checkpoint with: adapterctl jobs retry",
+                f"with a timeout of {self.most_s:g} s or less; a training can continue from its last checkpoint with: adapterctl jobs retry",
                 param="timeout_s",
             )
         return asked_s

@@ -47,7 +47,7 @@ def require_priority(priority: int, namespace: str, who: Principal) -> None:
     if priority > most:
         raise Forbidden(
             f"{most} is the highest priority that this token may give in the namespace {namespace!r}, but {priority} was asked "
-            f"for; submit it with --priority {most} or less, or ask {_WHO_MAY[most]}",
+            f"for; submit it with a priority of {most} or less, or ask {_WHO_MAY[most]}",
             param="priority",
         )
 

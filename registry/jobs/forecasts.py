@@ -96,7 +96,7 @@ def of_evaluation(base: BaseContents | None, spec: EvaluationSpec, *, quantized:
         four_bits = packs.card if place == "cuda" else packs.machine
         if quantized or packed or four_bits is None or four_bits.fixed_bytes > available_bytes:
             return []
-        return [f"--precision nf4 ({four_bits.fixed_bytes / 1e9:.1f} GB)"]
+        return [f"precision nf4 ({four_bits.fixed_bytes / 1e9:.1f} GB)"]
 
     needs = _needs(base, found, quantized=quantized and not packed)
     return Estimate(found, needs=needs, what_fits=what_fits, counts_rows=False)
@@ -155,11 +155,9 @@ def _said(worker: AvailableWorker, forecast: Forecast, estimate: Estimate, kind:
     fitting = estimate.what_fits(has, "cuda" if worker.device == "cuda" else "cpu")
     advice = f"what fits: {', or '.join(fitting)}" if fitting else "start a larger worker"
     if estimate.counts_rows:
-        advice += (
-            "; where rows are shorter than that, say so with --max-length, or give a figure of your own with --memory"
-        )
+        advice += "; where rows are shorter than that, give a smaller max length, or your own figure of the memory that it needs"
     return (
         f"this {kind} needs {needed / 1e9:.1f} GB ({needed} bytes) {rows}, {largest.size_bytes / 1e9:.1f} GB of it {largest.name}, "
         f"and the largest worker that may run it has {has / 1e9:.1f} GB ({has} bytes) "
-        f"{'on its card' if worker.device == 'cuda' else 'of memory'}; {advice}"
+        f"{'on its GPU' if worker.device == 'cuda' else 'of memory'}; {advice}"
     )

@@ -77,7 +77,7 @@ def _card_for(job: Job) -> str:
     spec = job.request.get("spec") if isinstance(job.request, dict) else None
     optim = spec.get("optim") if isinstance(spec, dict) else None
     known = OPTIMIZERS.get(optim) if isinstance(optim, str) else None  # type: ignore[call-overload]
-    return f"--optim {optim} needs" if known is not None and known.needs_card else "it needs"
+    return f"the optimiser {optim} needs" if known is not None and known.needs_card else "it needs"
 
 
 def no_worker(what: str, waits: str) -> Unavailable:
@@ -101,7 +101,7 @@ def why_no_worker(session: Session, job: Job, *, embedded: bool) -> str | None:
 
 #: Added if a forecast is the reason, because it may be wrong for a job's own rows.
 _ADVICE = (
-    "; start a larger one, or submit it again with a smaller --batch-size or --max-length, or a --memory of your own"
+    "; start a larger one, or submit it again with a smaller batch, shorter rows, or your own figure of its memory"
 )
 
 

@@ -66,7 +66,7 @@ def order_of(session: Session, sort: str, who: Principal, scores_of: str | None)
     field = scored_field(sort)
     if field is None:
         raise Invalid(
-            f"there is no order {sort[:80]!a}; take one of {', '.join(SORT_KEYS)}, or a score: {_EXAMPLE}", param="sort"
+            f"sort can't be {sort[:80]!a}; use {', '.join(SORT_KEYS)}, or a score, such as {_EXAMPLE}", param="sort"
         )
     score = last_score(session, field, who, scores_of)
     # Of a scorer that does not say which is better, the lowest come first.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdk.asking.prompts import Prompt
-from sdk.errors import InvalidData, NotFound, Unavailable
+from sdk.errors import InvalidData, InvalidInput, NotFound, Unavailable
 from sdk.formats.columns import named
 from sdk.formats.foreign_rows import alpaca, sharegpt
 from sdk.formats.messages import check_messages, check_tools
@@ -35,8 +35,10 @@ class RowPrompt(NamedTuple):
 def prompts_of_file(path: Path) -> list[RowPrompt]:
     """Return the prompt of each row of a file of JSON lines, JSON, CSV or Parquet.
 
-    Raises NotFound, InvalidData, which names the first bad rows, Unavailable for Parquet without pyarrow.
+    Raises NotFound, InvalidInput for a folder, InvalidData, which names the first bad rows, Unavailable for Parquet without pyarrow.
     """
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; give a file of JSON lines, JSON, CSV or Parquet", param="data")
     if not path.is_file():
         raise NotFound(f"there is no file {path}; check the path of the rows", param="data")
     try:

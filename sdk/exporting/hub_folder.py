@@ -64,7 +64,7 @@ def export_hub_folder(
     require_adapter(
         version.ref,
         version.info.kind,
-        "its folder has a card already; write it with: adapterctl jobs result ID -o DIR",
+        "its folder has a model card already; write it with: adapterctl jobs result ID -o DIR",
         param="target",
     )
     if license is not None and not can_be_license(license):
@@ -78,7 +78,7 @@ def export_hub_folder(
     licensed = folder_with_card(registry, version.info)
     terms = {"license": license} if license is not None else {} if licensed is None else license_of(licensed)
     if not terms:
-        notes.append("the card names no licence, since the base's isn't known here; give one with --license")
+        notes.append("the model card names no licence, since the base's isn't known here; give one with --license")
     pulled = registry.puller.pull(f"{version.info.adapter}@sha256:{version.digest}").path
     evaluations = _evaluations(registry, version)
     warned = dict.fromkeys(contaminated(each.contamination, is_base=False) for each in evaluations)
@@ -106,7 +106,7 @@ def _notes_on_base(version: VersionView, base: str) -> Iterator[str]:
             "--base-name ORG/NAME"
         )
     elif version.base.revision is None:
-        yield f"which commit of {base} the adapter belongs to is not recorded; its fingerprint is in the card"
+        yield f"which commit of {base} the adapter belongs to is not recorded; its fingerprint is in the model card"
 
 
 def _write_files(pulled: Path, written: Path, version: VersionView, base: str) -> None:
@@ -170,7 +170,10 @@ def _card(
             task=task,
             made=[("version", version.ref), *made, MADE_BY],
             read_back=[
-                ("files", f"{len(version.files)}, each by its SHA-256; the config's name of the base is the card's")
+                (
+                    "files",
+                    f"{len(version.files)}, each by its SHA-256; the config's name of the base is the model card's",
+                )
             ],
             loading=[
                 "from peft import AutoPeftModelForCausalLM"

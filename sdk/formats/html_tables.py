@@ -7,6 +7,8 @@ inherited, as colours are, can be read on a light page and on a dark one.
 0
 >>> cell(0.123456), cell(None), cell(["a", "b"]), cell("two\\nlines")
 ('0.1235', '', 'a, b', 'two lines')
+>>> cell(134515008.0), cell(2.0)
+('134515008', '2')
 """
 
 from __future__ import annotations
@@ -85,6 +87,9 @@ def cell(value: object, *, most: int = MOST_CHARACTERS) -> str:
             return ""
         case bool():
             return "yes" if value else "no"
+        case float() if value.is_integer() and 1000 <= abs(value) < 1e15:
+            # A count, whose last digits mean something.
+            return f"{value:.0f}"
         case float():
             return f"{value:.4g}"
         case datetime():

@@ -79,13 +79,18 @@ def _job(view: JobView) -> dict[str, object]:
     return {
         "id": view.id,
         "kind": view.kind,
-        "subject": view.subject,
+        "subject": _briefly(view.subject.split()),
         "state": str(view.state),
         "progress": how_far(view),
         "reason": view.reason,
         "worker": view.worker,
         "created": view.created_at,
     }
+
+
+def _briefly(names: Sequence[str]) -> str:
+    """The first name, and how many more there are, as a terminal has them."""
+    return " +".join([*names[:1], *([str(len(names) - 1)] if len(names) > 1 else [])])
 
 
 def _evaluation(view: EvaluationView) -> dict[str, object]:

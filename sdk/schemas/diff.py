@@ -125,6 +125,7 @@ class Diff(Wire):
 
     def _repr_html_(self) -> str:
         from sdk.formats.html_tables import facts, page, sentence, table
+        from sdk.schemas.score_order import in_order_asked
 
         sides = ["", self.a.ref, self.b.ref]
         same = "The same bytes." if self.same else ""
@@ -140,8 +141,9 @@ class Diff(Wire):
             (", ".join(filter(None, (one.dataset[:12], one.condition))), one.metrics) for one in self.scores.evaluations
         ]
         for name, scores in scored:
-            rows = [[one.name, one.a, one.b, one.difference] for one in scores]
-            parts += [table(f"Scores: {name}", [*sides, "difference"], rows)] if rows else []
+            by_name = {one.name: one for one in scores}
+            rows = [_compared(by_name[name], self) for name in in_order_asked(by_name)]
+            parts += [table(f"Scores: {name}", [*sides, "difference", "better", "winner"], rows)] if rows else []
         for side, only in ((self.a.ref, self.scores.only_a), (self.b.ref, self.scores.only_b)):
             rows = [[one.id, one.dataset[:12], one.condition, one.metrics] for one in only]
             parts += (
@@ -160,6 +162,22 @@ class Diff(Wire):
             parts += [facts("Weights", whole), table("By module", named, modules, most=20) if modules else ""]
             parts += [sentence(note) for note in found.notes]
         return page(*parts)
+
+
+def _compared(one: Score, found: Diff) -> list[object]:
+    """Return the row of a score: on both sides, which way is better, and whose is."""
+    from sdk.schemas.score_order import better_of, direction, of_training
+
+    metric = of_training(one.name)
+    winner = better_of(metric, one.a, one.b) if one.difference is not None else None
+    return [
+        one.name,
+        one.a,
+        one.b,
+        one.difference,
+        direction(metric),
+        {"a": found.a.ref, "b": found.b.ref}.get(winner or ""),
+    ]
 
 
 def _sides(a: Side, b: Side) -> list[list[object]]:

@@ -17,7 +17,7 @@ from sdk.schemas.planning import JobForecast, JobPeak
 from sdk.schemas.trackers import TrackedRun
 from sdk.schemas.wire import IF_ANY, Open, Wire
 
-#: "gpu" for jobs that a card makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
+#: "gpu" for jobs that a GPU makes fast, "cpu" for those that only move bytes. A worker listens to one or both.
 QueueName = Literal["gpu", "cpu"]
 
 
@@ -49,7 +49,7 @@ class Needs(Wire):
     """What a worker must have to be given a job."""
 
     device: Annotated[Literal["any", "cuda"], Open] = "any"
-    #: Free memory, of the card or of the machine; None if it is not known in advance.
+    #: Free memory, of the GPU or of the machine; None if it is not known in advance.
     memory_bytes: Annotated[int, Field(ge=0, le=MOST_MEMORY_BYTES)] | None = None
 
 

@@ -69,9 +69,9 @@ class Optimizer:
     numbers: tuple[str, ...] = ()
     #: Whether what it keeps for large tensors has 8 bits instead of 32.
     in_8_bits: bool = False
-    #: Whether that moves to the machine's memory when the card's is full.
+    #: Whether that moves to the machine's memory when the GPU's is full.
     paged: bool = False
-    #: Whether it is only for CUDA cards.
+    #: Whether it is only for CUDA GPUs.
     needs_card: bool = False
     #: The extra of ours that brings its library, and the module; None: every worker has it.
     extra: tuple[str, str] | None = None

@@ -1,4 +1,4 @@
-"""The forecast of a training: its parts, the cards that it fits, and what to choose."""
+"""The forecast of a training: its parts, the GPUs that it fits, and what to choose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from sdk.schemas.option_types import Option
 from sdk.schemas.wire import Wire
 
-#: "fits" takes at most 70 % of the card, "tight" more, and "no" more than it has.
+#: "fits" takes at most 70 % of the GPU, "tight" more, and "no" more than it has.
 Verdict = Literal["fits", "tight", "no"]
 PlanMethod = Literal["qlora", "lora", "full"]
 #: The parts that grow with the number of rows in a pass.
@@ -31,7 +31,7 @@ class PlanChoices(Wire):
     #: A size, or a card.
     gpu: Annotated[
         str | None,
-        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest GPU that it fits", metavar="SIZE|CARD"),
+        Option("24GB, or 'RTX 4090', or '4090'.", default="the smallest GPU that it fits", metavar="SIZE|GPU"),
     ] = None
     task: Annotated[Task | None, Option("What is learnt; it sets rank and targets.")] = None
     gradient_checkpointing: Annotated[
@@ -50,7 +50,7 @@ class PlanPart(Wire):
     """What one part of a training takes."""
 
     name: str
-    #: Whether it is in the card's memory or in the machine's.
+    #: Whether it is in the GPU's memory or in the machine's.
     where: Literal["card", "machine"]
     size_bytes: int
     #: What it is made of.
@@ -69,12 +69,12 @@ class Forecast(Wire):
 
     @property
     def card_bytes(self) -> int:
-        """The memory that the card must have."""
+        """The memory that the GPU must have."""
         return sum(part.size_bytes for part in self.parts if part.where == "card")
 
     @property
     def place(self) -> Literal["card", "machine"]:
-        """The memory that limits it: the card's, or the machine's if there is no card."""
+        """The memory that limits it: the GPU's, or the machine's if there is no GPU."""
         return "card" if any(part.where == "card" for part in self.parts) else "machine"
 
     @property
@@ -96,7 +96,7 @@ class Forecast(Wire):
 class JobForecast(Wire):
     """What a job was forecast to take when it was submitted, with rows as long as its `max_length` allows."""
 
-    #: On a worker with a card, and on one without; None if that is unknown, or if no such worker may have the job.
+    #: On a worker with a GPU, and on one without; None if that is unknown, or if no such worker may have the job.
     card: Forecast | None = None
     machine: Forecast | None = None
     #: Why only the base's weights are forecast, in one sentence; None if everything is.
@@ -131,7 +131,7 @@ class JobPeak(Wire):
 
 
 class CardFit(Wire):
-    """Whether a training fits a card, by method, with the requested batch and length."""
+    """Whether a training fits a GPU, by method, with the requested batch and length."""
 
     card: str
     memory_bytes: int
@@ -168,10 +168,10 @@ class Plan(Wire):
     adapter_size_bytes: int
     #: The configuration that `recommendation` has.
     forecast: Forecast
-    #: The bytes of card memory that each method needs with the requested batch and length, and with checkpointing
+    #: The bytes of GPU memory that each method needs with the requested batch and length, and with checkpointing
     #: unless that is off.
     card_bytes: dict[PlanMethod, int]
-    #: The requested card, or the smallest that this fits.
+    #: The requested GPU, or the smallest that this fits.
     card: str | None
     #: The verdict on the forecast for that card.
     verdict: Verdict

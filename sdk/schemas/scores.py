@@ -113,6 +113,7 @@ class EvaluationView(Wire):
 
     def _repr_html_(self) -> str:
         from sdk.formats.html_tables import facts, page, table
+        from sdk.schemas.score_order import direction, in_order_asked
 
         named = [
             ("id", self.id),
@@ -124,9 +125,8 @@ class EvaluationView(Wire):
             ("made by", f"{self.namespace}, job {self.job}"),
             ("created", self.created_at),
         ]
-        # The loss comes first, and counts last.
-        order = sorted(self.metrics, key=lambda name: (name != "loss", name.endswith("rows")))
-        scores = table("Scores", ["metric", "value"], [[name, self.metrics[name]] for name in order])
+        rows = [[name, self.metrics[name], direction(name)] for name in in_order_asked(self.metrics)]
+        scores = table("Scores", ["metric", "value", "better"], rows)
         return page(facts(f"Evaluation of {self.ref}", [one for one in named if one[1]]), scores)
 
     @property

@@ -285,7 +285,7 @@ class TrainingFields(VocabularyFields, TemplateFields, WatchFields, HoldoutField
         int, Field(ge=1, le=4096), Option("Gradient accumulation: forward passes per optimiser step.", planned=True)
     ] = 4
     #: Whether short rows share a sequence of at most batch_size longest rows' tokens, without padding: "on"; "auto" if that
-    #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a card.
+    #: means less computation than rows sorted by length. It is not done over bases that don't keep such rows apart. None: "auto" on a CPU, and "off" on a GPU.
     packing: Annotated[
         Literal["off", "auto", "on"] | None,
         IF_SET,

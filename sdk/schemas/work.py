@@ -70,7 +70,7 @@ class WorkerInfo(Wire):
 
     name: WorkerName
     device: Literal["cpu", "cuda"]
-    #: Of the card, or of the machine if it has none.
+    #: Of the GPU, or of the machine if it has none.
     memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
     free_memory_bytes: Annotated[int, Field(ge=0, le=2**62)]
     #: Fingerprints of bases in the node's cache.

@@ -150,6 +150,8 @@ def _parsed(path: Path) -> Iterator[tuple[yaml.Node, Any]]:
         raise NotFound(f"there is no file {path}; give the YAML file of a policy", param="policy") from None
     except IsADirectoryError:
         raise InvalidInput(f"{path} is a folder; give the YAML file of a policy", param="policy") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not text in UTF-8; save it as that", param="policy") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark is not None else ""

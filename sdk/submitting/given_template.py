@@ -67,6 +67,8 @@ def _text(given: Any, reach: Callable[[], TemplateReach]) -> str:
     """Return the text of a chat template: of a file, of a version ("code-review@v2"), or of a base ("base:ID")."""
     if not isinstance(given, str | Path) or not str(given):
         raise _refused(f"{str(given)[:80]!a} is not a chat template; give a file, a version's ref or base:ID")
+    if isinstance(given, str) and (folder := _folder_named(given)) is not None:
+        raise _refused(f"chat_template can't be {folder!a}, a folder; give a file, a version's ref or base:ID")
     if isinstance(given, Path) or is_folder(given) or os.path.isfile(user_path(given)):  # noqa: PTH113 - False for a text that can't be a path
         return _in_file(user_path(given))
     if given.startswith(_BASE):
@@ -75,6 +77,12 @@ def _text(given: Any, reach: Callable[[], TemplateReach]) -> str:
         raise NotFound(f"there is no file {given[:200]}; check the path of the chat template", param="chat_template")
     at = reach()
     return _of_version(versions.resolve(at.transport, str(parse_ref(given))), at)
+
+
+def _folder_named(given: str) -> str | None:
+    """Return what names a folder here and no adapter could be: one of this name is asked for as NAME@vN."""
+    path = user_path(given)
+    return given if not is_folder(given) and os.path.isdir(path) else None  # noqa: PTH112 - False for a text that can't be a path
 
 
 def _of_version(version: VersionView, reach: TemplateReach) -> str:

@@ -31,7 +31,9 @@ def parse_duration(text: str | float, *, param: str = "timeout") -> float:
     match = _DURATION.fullmatch(str(text).strip())
     seconds = 0.0 if match is None else float(match[1]) * _SECONDS[match[2]]
     if seconds <= 0:
-        raise InvalidInput(f"{str(text)[:40]!a} is not a duration; write it as 90s, 10m, 1.5h or 2d", param=param)
+        raise InvalidInput(
+            f"{param}: {str(text)[:40]!a} is not a duration; write it as 90s, 10m, 1.5h or 2d", param=param
+        )
     return seconds
 
 
@@ -50,7 +52,7 @@ def checkpoint_policy(every: str | None) -> CheckpointPolicy:
         return build(CheckpointPolicy, every_steps=int(match[1]), every_minutes=None)
     if match is not None or _DURATION.fullmatch(wanted) is None or wanted.isdecimal():
         raise InvalidInput(
-            f"{wanted[:40]!a} is not an interval between checkpoints; write it as 10m, 90s, 50steps or never",
+            f"checkpoint_every: {wanted[:40]!a} is not an interval between checkpoints; write it as 10m, 90s, 50steps or never",
             param="checkpoint_every",
         )
     return build(CheckpointPolicy, every_minutes=parse_duration(wanted, param="checkpoint_every") / 60)
@@ -64,7 +66,7 @@ def checkpoint_ref(text: str | None) -> CheckpointRef | None:
     job, at, step = str(text).partition("@")
     if at and not re.fullmatch("[1-9][0-9]{0,7}", step):
         raise InvalidInput(
-            f"{str(text)[:80]!a} is not a checkpoint; write JOB, or JOB@STEP as listed by: adapterctl jobs checkpoints JOB",
+            f"from_checkpoint: {str(text)[:80]!a} is not a checkpoint; write JOB, or JOB@STEP as listed by: adapterctl jobs checkpoints JOB",
             param="from_checkpoint",
         )
     return build(CheckpointRef, job=check_job_id(job), step=int(step) if at else None)

@@ -74,7 +74,10 @@ WORDS = (
         "calibration, confidence",
         "how sure the adapter was",
     ),
-    Word(r"\bcards?\b(?<!model card)(?=[^.;]*(?:memory|CUDA|fits?\b))|CUDA card", "slang", "GPU", "needs a CUDA card"),
+    # Model cards are cards, and so is what somebody pays with in an example's rows.
+    Word(
+        r"(?<!model )(?<!by )(?<!large )(?<![/\w-])[Cc]ards?\b(?!\.\w)", "slang", "GPU, model card", "needs a CUDA card"
+    ),
     Word(r"\bgradients are cut\b", "a paraphrase", "clipped", "norm that gradients are cut to"),
     Word(
         r"\b(?:rows?|longer ones|texts?|answers?|tokens) (?:is|are|was|were|would be) cut\b(?! (?:in|into)\b)",

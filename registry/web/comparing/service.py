@@ -189,5 +189,6 @@ def _scored(side: ComparedSide, evaluations: Sequence[EvaluationView], scores_of
 
 def _datasets_of(sides: Iterable[ComparedSide]) -> set[str]:
     digests = {one.dataset for side in sides for one in side.evaluations}
-    trained = (side.version.dataset for side in sides if side.version is not None)
-    return digests.union(*(used.digests for used in trained if used is not None))
+    versions = [side.version for side in sides if side.version is not None]
+    held_out = {one for version in versions if (one := version.record.eval_data) is not None}
+    return digests.union(held_out, *(version.dataset.digests for version in versions if version.dataset is not None))

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from sdk.schemas.catalog import VersionView
 _MOST_CHARS, _MOST_NAMES = 120, 400
 #: Nested values whose own names are rows; of all others the whole is one value, however long.
 _OPENED = frozenset({"lora", "quantization", "training"})
+_DIGEST = re.compile("[0-9a-f]{64}")
 _NONE: tuple[Any, ...] = (None, [], {}, "")
 
 
@@ -47,7 +49,7 @@ def settings_of(version: VersionView, datasets: DatasetNames) -> dict[str, Any]:
         "dataset": None if used is None else [datasets[digest] for digest in used.digests],
         "dataset rows": None if used is None else used.rows,
         "supervised tokens": None if used is None else used.supervised_tokens,
-        "training": version.training,
+        "training": _with_names(version.training, datasets),
         "libraries": version.libraries,
     }
     flat: dict[str, Any] = {}
@@ -57,6 +59,15 @@ def settings_of(version: VersionView, datasets: DatasetNames) -> dict[str, Any]:
         elif name not in _OPENED:
             flat[name] = value
     return flat
+
+
+def _with_names(training: Mapping[str, Any] | None, datasets: DatasetNames) -> dict[str, Any]:
+    """Return a training with the held-out rows by name, and other digests shortened to the digits that refs take."""
+    found = dict(training or {})
+    for name, value in found.items():
+        if isinstance(value, str) and _DIGEST.fullmatch(value):
+            found[name] = datasets[value]
+    return found
 
 
 def setting_rows(settings: Mapping[str, Mapping[str, Any]]) -> list[ComparedSetting]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sdk.cli.completing.kinds import REF
 from sdk.cli.support.columns import ListColumn
+from sdk.cli.support.dataset_names import ShownDatasets
 from sdk.cli.support.listings import Listing, listed
 from sdk.cli.support.options import take_moment
 from sdk.cli.support.output import human_bytes
 from sdk.cli.support.session import open_client
+
+if TYPE_CHECKING:
+    from sdk.client import Client
+    from sdk.schemas.access import AuditView
 
 _CHANGES = Listing(
     ListColumn("time", "at"),
@@ -21,7 +26,7 @@ _CHANGES = Listing(
     ListColumn("token", importance=1),
     ListColumn("action", importance=7),
     ListColumn("subject", importance=8),
-    ListColumn("change", lambda entry: brief(entry.before, entry.after), 5),
+    ListColumn("change", importance=5),
     *(ListColumn(name, importance=0) for name in ("namespace", "before", "after", "id")),
     key="id",
 )
@@ -57,7 +62,39 @@ def audit_command(style: str, **given: Any) -> None:
     """
     with open_client() as client:
         entries = client.audit(**given)
-    _CHANGES.print(style, entries, empty="no change that you may see matches these filters")
+        names = _Names(client, entries) if style == "table" else None
+    rows = [_row(entry, names) for entry in entries]
+    _CHANGES.print(style, rows, documents=entries, empty="no change that you may see matches these filters")
+
+
+class _Names:
+    """The names that datasets and bases have now, whose entries have digests."""
+
+    def __init__(self, client: Client, entries: Sequence[AuditView]) -> None:
+        of_datasets = {entry.subject for entry in entries if entry.action.startswith("dataset.")}
+        self._datasets = ShownDatasets(client, of_datasets)
+        fingerprints = {entry.subject for entry in entries if entry.action.startswith("base.")}
+        fingerprints |= {base for entry in entries if (base := (entry.after or {}).get("base"))}
+        self._bases = {base.fingerprint: base.id for base in client.bases()} if fingerprints else {}
+
+    def subject_of(self, entry: AuditView) -> str:
+        """What an entry is about, by name."""
+        if entry.action.startswith("dataset."):
+            return self._datasets.of(entry.subject) if _is_digest(entry.subject) else entry.subject
+        return self._bases.get(entry.subject, entry.subject)
+
+    def after(self, entry: AuditView) -> Mapping[str, Any] | None:
+        """What an entry says is now so, with the base by name."""
+        base = (entry.after or {}).get("base")
+        known = self._bases.get(base) if isinstance(base, str) else None
+        return entry.after if known is None else {**(entry.after or {}), "base": known}
+
+
+def _row(entry: AuditView, names: _Names | None) -> dict[str, Any]:
+    row = dict(entry)
+    after = entry.after if names is None else names.after(entry)
+    subject = entry.subject if names is None else names.subject_of(entry)
+    return {**row, "subject": subject, "change": brief(entry.before, after)}
 
 
 #: Keys of an entry that its row shows already, or that nobody looks for in a table.
@@ -101,4 +138,8 @@ def _word(key: str, value: Any) -> str:
         return human_bytes(value)
     # Digests are shortened to the 12 digits that refs take.
     text = str(value)
-    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text
+    return text[:12] if _is_digest(text) else text
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")

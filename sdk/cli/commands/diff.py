@@ -13,10 +13,10 @@ from sdk.cli.support.dataset_names import ShownDatasets
 from sdk.cli.support.listings import Listing
 from sdk.cli.support.output import format_option, is_piped, print_one, say
 from sdk.cli.support.records import print_facts, print_gap, print_listing, print_remark
-from sdk.cli.support.scores import better_of, in_order_asked
 from sdk.cli.support.session import open_client
 from sdk.schemas.diff import Diff, Difference, Score, WeightsDiff
 from sdk.schemas.evaluation import is_score
+from sdk.schemas.score_order import better_of, direction, in_order_asked, of_training
 
 _SCORES = Listing(
     ListColumn("score"),
@@ -25,6 +25,7 @@ _SCORES = Listing(
     measured("a"),
     measured("b"),
     measured("difference", importance=7),
+    ListColumn("better", importance=6),
     ListColumn("winner", importance=8),
     key="score",
 )
@@ -132,10 +133,9 @@ def _named(one: Difference, value: Any, names: ShownDatasets) -> Any:
 
 
 def _score(one: Score, of: str, condition: str = "") -> dict[str, Any]:
-    known = one.difference is not None
-    # Trainings have scores of held-out rows under the name of the score.
-    better = better_of(one.name.removeprefix("eval_"), one.a, one.b) if known else None
-    values = {"a": one.a, "b": one.b, "difference": one.difference, "winner": better}
+    metric = of_training(one.name)
+    winner = better_of(metric, one.a, one.b) if one.difference is not None else None
+    values = {"a": one.a, "b": one.b, "difference": one.difference, "better": direction(metric), "winner": winner}
     return {"score": one.name, "of": of, "condition": condition, **values}
 
 
@@ -147,8 +147,9 @@ def _evaluated(found: Diff, names: ShownDatasets) -> list[dict[str, Any]]:
     for side, briefs in (("a", found.scores.only_a), ("b", found.scores.only_b)):
         for brief in briefs:
             for name in in_order_asked(name for name in brief.metrics if is_score(name)):
-                sides = {"a": None, "b": None, "difference": None, "winner": None, side: brief.metrics[name]}
-                rows.append({"score": name, "of": names.of(brief.dataset), "condition": brief.condition, **sides})
+                one = {"score": name, "of": names.of(brief.dataset), "condition": brief.condition}
+                sides = {"a": None, "b": None, "difference": None, side: brief.metrics[name]}
+                rows.append({**one, **sides, "better": direction(name), "winner": None})
     return rows
 
 

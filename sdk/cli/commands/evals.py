@@ -26,15 +26,14 @@ from sdk.cli.support.score_tables import (
     worst_first,
 )
 from sdk.cli.support.scores import (
-    direction,
     error_lines,
-    in_order_asked,
     long_lines,
     metric_text,
     score_listing,
     score_names,
 )
 from sdk.cli.support.session import open_client
+from sdk.schemas.score_order import direction, in_order_asked
 from sdk.schemas.scores import said
 
 if TYPE_CHECKING:

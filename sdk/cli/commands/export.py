@@ -56,7 +56,7 @@ from sdk.schemas.export import ExportReport, PlainLoraReport
     "--base-name", metavar="ORG/NAME", help="For a hub: what the base is called there. [default: what is registered]"
 )
 @click.option(
-    "--license", "terms", metavar="NAME", help="For a hub: the licence. [default: that of the base's own card]"
+    "--license", "terms", metavar="NAME", help="For a hub: the licence. [default: that of the base's own model card]"
 )
 @format_option
 def export_command(
@@ -103,11 +103,14 @@ def export_command(
             say(f"note: {note}")
         document = {"path": str(made.path), "kind": "folder", "base": made.base, "notes": [*made.notes]}
         print_made(
-            style, document, str(made.path), f"README.md is the card; send it with: hf upload ORG/NAME {made.path}"
+            style,
+            document,
+            str(made.path),
+            f"README.md is the model card; send it with: hf upload ORG/NAME {made.path}",
         )
         return
     if base_name is not None or terms is not None:
-        raise click.UsageError("--base-name and --license are for a hub's card; give --to hf, or leave them out")
+        raise click.UsageError("--base-name and --license are for a hub's model card; give --to hf, or leave them out")
     if to == "lora":
         if tokenizer_from is not None:
             raise click.UsageError("a plain LoRA has no tokenizer; leave --tokenizer-from out")

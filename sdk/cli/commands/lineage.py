@@ -46,6 +46,7 @@ from sdk.schemas.lineage import (
     SweepNode,
     VersionNode,
 )
+from sdk.schemas.score_order import in_order_asked
 
 
 @click.command(name="lineage")
@@ -273,4 +274,4 @@ def _rows_of(node: EvaluationNode) -> str:
 
 
 def _scores(node: EvaluationNode) -> list[str]:
-    return [f"{name} {value:.4g}" for name, value in node.metrics.items()]
+    return [f"{name} {node.metrics[name]:.4g}" for name in in_order_asked(node.metrics)]

@@ -93,11 +93,11 @@ def planned_values(found: Plan) -> Iterator[dict[str, Any]]:
     for name, count in found.trainable_by_module.items():
         yield planned_value("module", name, count)
     for part in found.forecast.parts:
-        yield planned_value("part", part.name, size=part.size_bytes, location=part.where, note=part.of)
-    yield planned_value("part", "together", size=found.forecast.card_bytes, location="card")
+        yield planned_value("part", part.name, size=part.size_bytes, location=place_of(part.where), note=part.of)
+    yield planned_value("part", "together", size=found.forecast.card_bytes, location=place_of("card"))
     for fit in found.cards:
         for method in ("qlora", "lora", "full"):
-            yield planned_value("card", fit.card, getattr(fit, method), size=fit.memory_bytes, method=method)
+            yield planned_value("GPU", fit.card, getattr(fit, method), size=fit.memory_bytes, method=method)
     yield planned_value("recommended", found.card, found.verdict, method=found.method)
     for choice in found.recommendation:
         yield planned_value("option", choice.option, choice.value, note=choice.reason)
@@ -105,6 +105,11 @@ def planned_values(found: Plan) -> Iterator[dict[str, Any]]:
         yield planned_value("learnt", device.device, device.ratio, note=learnt_of(device, found))
     for note in found.notes:
         yield planned_value("note", None, note=note)
+
+
+def place_of(where: str) -> str:
+    """Return what people call the memory that a part is in; JSON has the contract's word."""
+    return "GPU" if where == "card" else where
 
 
 def print_plan(found: Plan) -> None:
@@ -119,21 +124,21 @@ def print_plan(found: Plan) -> None:
             render(["module", "parameters"], [[name, f"{n:,}"] for name, n in found.trainable_by_module.items()])
         )
     click.echo()
-    parts = [[part.name, human_bytes(part.size_bytes), part.where, part.of] for part in found.forecast.parts]
+    parts = [[part.name, human_bytes(part.size_bytes), place_of(part.where), part.of] for part in found.forecast.parts]
     click.echo(
         render(
             ["part", "takes", "in", "what"],
-            [*parts, ["together", human_bytes(found.forecast.card_bytes), "card", ""]],
+            [*parts, ["together", human_bytes(found.forecast.card_bytes), place_of("card"), ""]],
             cut=3,
         )
     )
     click.echo()
-    # Cards of the same size have the same answer.
+    # GPUs of the same size have the same answer.
     fits: dict[tuple[Any, ...], list[str]] = {}
     for fit in found.cards:
         fits.setdefault((fit.memory_bytes, fit.qlora, fit.lora, fit.full), []).append(fit.card)
     rows = [[human_bytes(size), *answers, ", ".join(names)] for (size, *answers), names in fits.items()]
-    click.echo(render(["memory", "qlora", "lora", "full", "cards"], rows, cut=4))
+    click.echo(render(["memory", "qlora", "lora", "full", "GPUs"], rows, cut=4))
     click.echo()
     click.echo(f"recommended for {found.card or 'no GPU of the table'} ({found.verdict}):")
     for choice in found.recommendation:

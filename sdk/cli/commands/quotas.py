@@ -9,7 +9,7 @@ import click
 
 from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.options import parse_size
-from sdk.cli.support.output import format_option, human_bytes, print_one
+from sdk.cli.support.output import format_option, print_one, size_of
 from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.errors import InvalidInput
@@ -88,15 +88,15 @@ def quota_set(namespace: str, style: str, **given: _Given | None) -> None:
 
 
 def _show(quota: QuotaView, style: str) -> None:
-    rows = None if quota.max_record_bytes is None else human_bytes(quota.max_record_bytes)
-    most = None if quota.max_bytes is None else human_bytes(quota.max_bytes)
+    rows = None if quota.max_record_bytes is None else size_of(quota.max_record_bytes)
+    most = None if quota.max_bytes is None else size_of(quota.max_bytes)
     facts = [
         ("namespace", quota.namespace),
         *([("limits", "the default for namespaces without limits of their own")] if quota.default else []),
         ("adapters", _of(quota.adapters, quota.max_adapters)),
-        ("size", _of(human_bytes(quota.size_bytes), most)),
-        *((f"  {kind}", human_bytes(size)) for kind, size in _by_kind(quota).items()),
-        ("records", _of(human_bytes(quota.records_bytes), rows)),
+        ("size", _of(size_of(quota.size_bytes), most)),
+        *((f"  {kind}", size_of(size)) for kind, size in _by_kind(quota).items()),
+        ("records", _of(size_of(quota.records_bytes), rows)),
         ("jobs", _of(quota.jobs, quota.max_jobs)),
     ]
     print_one(style, quota, quota.namespace, lambda: print_facts(facts))

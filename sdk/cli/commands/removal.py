@@ -10,7 +10,7 @@ import click
 from sdk.cli.completing.kinds import ADAPTER, REF
 from sdk.cli.support.listing_group import CommandGroup
 from sdk.cli.support.options import confirm, confirm_by_typing, require_terminal, take_tags, yes_option
-from sdk.cli.support.output import format_option, human_bytes, print_done, print_json, print_one, say
+from sdk.cli.support.output import format_option, print_done, print_json, print_one, say, size_of
 from sdk.cli.support.records import print_facts
 from sdk.cli.support.session import open_client
 from sdk.errors import Conflict, InvalidInput
@@ -315,11 +315,11 @@ def _removes_nothing(report: GcReport) -> bool:
 def _facts(report: GcReport) -> list[tuple[str, Any]]:
     strays = report.blobs_without_row
     return [
-        ("would free" if report.dry_run else "freed", human_bytes(report.freed_bytes)),
+        ("would free" if report.dry_run else "freed", size_of(report.freed_bytes)),
         ("versions deleted by retention", ", ".join(report.retired_versions) or 0),
         ("sets of files given up", report.manifests),
         ("files removed", report.blobs),
-        ("stray files removed", f"{strays.count} ({human_bytes(strays.size_bytes)})"),
+        ("stray files removed", f"{strays.count} ({size_of(strays.size_bytes)})"),
         (_MISSING, report.rows_without_blob.count),
         ("dead publications failed", report.failed_pending),
         ("half uploads swept", report.partial_uploads),

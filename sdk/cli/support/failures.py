@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import os
+import re
 import sys
 import traceback
 from typing import NoReturn
@@ -87,6 +89,8 @@ def translated(error: Exception) -> AdapterctlError:
             return InvalidInput(f"{error.option_name} needs a value; see: {path} --help", param=error.option_name)
         if isinstance(error, click.BadParameter) and (refused := unfit_value(error)) is not None:
             return InvalidInput(refused, param=_param_of(error))
+        if (mistaken := _mistaken_argument(error, path)) is not None:
+            return InvalidInput(mistaken, param=_param_of(error))
         # Click writes choices one below the other.
         message = " ".join(error.format_message().split()).rstrip(".")
         hint = "" if "see:" in message or "did you mean" in message else f"; see: {path} --help"
@@ -104,6 +108,25 @@ def _ours(error: click.NoSuchOption) -> str | None:
     """What an option that another program has is called here."""
     params = [] if error.ctx is None else error.ctx.command.params
     return ours(error.option_name, [flag for param in params for flag in param.opts])
+
+
+#: What click says of an argument that belongs nowhere.
+_NO_COMMAND = re.compile(r"No such command ['\"](.*)['\"]\.", re.DOTALL)
+_TOO_MANY = re.compile(r"Got unexpected extra arguments? \((.*)\)", re.DOTALL)
+
+
+def _mistaken_argument(error: click.UsageError, path: str) -> str | None:
+    """Say in our words that a command doesn't exist, or takes fewer arguments; None for another mistake."""
+    if (found := _NO_COMMAND.match(error.message)) is not None:
+        group = None if error.ctx is None else error.ctx.command
+        known = list(group.commands) if isinstance(group, click.Group) else []
+        near = difflib.get_close_matches(found[1], known, n=1)
+        return f"there is no command {found[1]!a}; " + (
+            f"did you mean: {path} {near[0]}?" if near else f"see: {path} --help"
+        )
+    if (found := _TOO_MANY.match(error.message)) is not None:
+        return f"too many arguments: {found[1][:200]!a} belongs to none; see: {path} --help"
+    return None
 
 
 def _param_of(error: click.UsageError) -> str | None:

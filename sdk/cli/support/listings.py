@@ -13,6 +13,7 @@ ada      8
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Listing:
             strips = [
                 Strip(
                     headed(column.header),
-                    [drawn(column, value, exact=exact) for value in given],
+                    _aligned(column, given, [drawn(column, value, exact=exact) for value in given]),
                     importance=column.importance,
                     may_be_cut=column.drawn_as is CellForm.PROSE,
                     on_the_right=column.drawn_as in (CellForm.NUMBER, CellForm.SIZE, CellForm.DURATION),
@@ -125,6 +126,26 @@ class Listing:
         # A header says more than one line takes, so it is in the words of the vocabulary.
         names = {headed(column.header): column.header for column, _ in there}
         return DrawnList("\n".join(found.lines), tuple(names[header] for header in found.left_out))
+
+
+def _aligned(column: ListColumn, values: Sequence[Any], cells: list[str]) -> list[str]:
+    """Give measured numbers the same digits as others of their column: 2.900 over 2.901, but 0.5 over 0.25 as they are.
+
+    >>> _aligned(ListColumn("loss"), [2.9, 2.901, None], ["2.9", "2.901", "-"])
+    ['2.900', '2.901', '-']
+    """
+    if column.drawn_as is not CellForm.NUMBER or not any(len(_significant(cell)) >= 4 for cell in cells):
+        return cells
+    measured = [isinstance(value, float) and math.isfinite(value) and value != 0 for value in values]
+    return [
+        f"{value:#.4g}".removesuffix(".") if known else cell
+        for value, cell, known in zip(values, cells, measured, strict=True)
+    ]
+
+
+def _significant(cell: str) -> str:
+    """The digits of a number with a point, without zeros in front; "" for one without."""
+    return cell.partition("e")[0].replace(".", "").lstrip("-0") if "." in cell else ""
 
 
 def headed(name: str) -> str:

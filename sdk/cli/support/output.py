@@ -295,6 +295,11 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def size_of(count: float) -> str:
+    """Return a number of bytes as a record shows it: "12.3 MB" to people, and whole in a pipe."""
+    return f"{count:.0f} B" if is_piped() else human_bytes(count)
+
+
 def human_duration(seconds: float) -> str:
     """Return "40 s", "12 min", "5 h" or "3 d"."""
     for unit, length_s, most in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):

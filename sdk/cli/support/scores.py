@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from sdk.cli.support.columns import ListColumn, measured
 from sdk.cli.support.listings import Listing
@@ -18,12 +18,11 @@ from sdk.schemas.evaluation import (
     SHORTENED_ROWS,
     UNFINISHED_THOUGHT_ROWS,
     UNSCORED_ROWS,
-    TextMetric,
-    better_is,
     is_of_texts,
     is_score,
     is_scorer,
 )
+from sdk.schemas.score_order import ASKED_FIRST
 from sdk.schemas.scores import briefly
 
 if TYPE_CHECKING:
@@ -43,38 +42,7 @@ def score_names(metrics: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     """
     known = {name for one in metrics for name in one}
     own = sorted(name for name in known if is_scorer(name) and is_score(name))
-    return (*(name for name in _COLUMNS if name in known), *own) or ("loss",)
-
-
-def in_order_asked(metrics: Iterable[str]) -> list[str]:
-    """Return metrics in the order in which people ask for them: the loss, other scores, and then counts, times and sizes.
-
-    >>> in_order_asked(["base_bfloat16_bytes", "bleu", "loss", "rouge_l", "rows"])
-    ['loss', 'rouge_l', 'bleu', 'rows', 'base_bfloat16_bytes']
-    """
-    first = (*_COLUMNS, "rows")
-    places = {name: at for at, name in enumerate(first)}
-    return sorted(metrics, key=lambda name: (places.get(name, len(first)), not is_score(name), name))
-
-
-def direction(metric: str) -> str | None:
-    """Say whether a lower or a higher score is the better one; None if nobody knows, or it is none.
-
-    >>> direction("loss"), direction("rouge_l"), direction("rows")
-    ('lower', 'higher', None)
-    """
-    return {"less": "lower", "more": "higher"}.get(better_is(metric) or "")
-
-
-def better_of(metric: str, a: float | None, b: float | None) -> str | None:
-    """Say which of two scores is better, a or b; None if they are equal, or nobody knows.
-
-    >>> better_of("loss", 1.5, 1.2), better_of("rouge_l", 0.5, 0.2), better_of("loss", 1.0, 1.0)
-    ('b', 'a', None)
-    """
-    if a is None or b is None or a == b or (wanted := direction(metric)) is None:
-        return None
-    return "a" if (a < b) == (wanted == "lower") else "b"
+    return (*(name for name in ASKED_FIRST if name in known), *own) or ("loss",)
 
 
 def score_listing(scores: Sequence[str], names: ShownDatasets | None = None, *, whose: bool = False) -> Listing:
@@ -244,17 +212,3 @@ def target_listing(scores: Sequence[EvaluationView], marked: Callable[[str], str
         ListColumn("id", importance=0),
         key="ref",
     )
-
-
-_COLUMNS = (
-    "loss",
-    "accuracy",
-    "macro_f1",
-    "acc",
-    "acc_norm",
-    "acc_bytes",
-    "preference_accuracy",
-    "preference_margin",
-    "perplexity",
-    *get_args(TextMetric),
-)

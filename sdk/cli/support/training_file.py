@@ -74,6 +74,10 @@ def _read(name: str, known: Iterable[str], *, command: str) -> dict[str, Any]:
         found = yaml.safe_load(text)
     except FileNotFoundError:
         raise NotFound(f"there is no file {path}; check --config", param="config") from None
+    except IsADirectoryError:
+        raise InvalidInput(f"{path} is a folder; give a YAML file of options as --config", param="config") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not text in UTF-8; save it as that", param="config") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where is not None else ""

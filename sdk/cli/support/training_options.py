@@ -111,7 +111,7 @@ def data_given(data: Sequence[str], weights: Sequence[float]) -> Any:
     """Return the given rows: one file, several, or several with their weights. Raises InvalidInput."""
     if weights and len(weights) != len(data):
         raise InvalidInput(
-            f"there are {len(weights)} weights for {len(data)} datasets; give one --weight for each --data, or none",
+            f"there are {len(weights)} weights for {len(data)} {'dataset' if len(data) == 1 else 'datasets'}; give one --weight for each --data, or none",
             param="weight",
         )
     if len(set(data)) < len(data):
@@ -126,5 +126,7 @@ def bytes_given(size: Any) -> int:
     """Return the bytes of a size such as 16GB. Raises InvalidInput."""
     found = parse_size(str(size))
     if found is None:
-        raise InvalidInput(f"{str(size)[:40]!a} is not a size; write 16GB, 24GiB or plain bytes", param="memory")
+        raise InvalidInput(
+            f"memory: {str(size)[:40]!a} is not a size; write 16GB, 24GiB or plain bytes", param="memory"
+        )
     return found

@@ -6,7 +6,7 @@
 >>> one_row = TrainingSpec(method="lora", batch_size=1)
 >>> planned = PlannedTraining(config, {}, one_row)
 >>> [each.said for each in alternatives(planned, available_bytes=14 * 10**9, place="cuda")]
-['--method qlora (5.3 GB)']
+['method qlora (5.3 GB)']
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Alternative:
 
     @property
     def said(self) -> str:
-        """The options as on the command line, with the memory that they take."""
-        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in self.options.items())
-        return f"{flags} ({self.needed_bytes / 1e9:.1f} GB)"
+        """The options by their plain names, since people ask on a terminal, from Python and on a page; with the memory that they take."""
+        options = " and ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.options.items())
+        return f"{options} ({self.needed_bytes / 1e9:.1f} GB)"
 
 
 def alternatives(

@@ -213,5 +213,5 @@ def _notes(planner: _Planner, chosen: Forecast, card: GpuCard | None) -> Iterato
         largest = chosen.largest
         other = next((each.name for each in CARDS if chosen.card_bytes <= ROOMY * each.memory_bytes), None)
         fits = f"a GPU that it fits: {other}" if other else "no GPU of the table has room for it"
-        where = "no card of the table" if card is None else card.name
+        where = "no GPU of the table" if card is None else card.name
         yield f"it does not fit {where}: {largest.name} take {largest.size_bytes / 1e9:.1f} GB of {chosen.card_bytes / 1e9:.1f}; {fits}"

@@ -66,15 +66,17 @@ class TestRefusal:
         assert (caught.value.code, caught.value.exit_code, caught.value.param) == ("does_not_fit", 2, "spec")
         assert re.search(r"this training needs \d\d\.\d GB \(\d{11} bytes\) with 1 × 32768 tokens at once", said)
         assert (
-            "14.3 GB of it activations, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its card"
+            "14.3 GB of it activations, and the largest worker that may run it has 17.0 GB (17000000000 bytes) on its GPU"
             in said
         )
         assert len(list(crew.writer.jobs())) == before
-        options = re.findall(r"(--[a-z].*?) \(\d+\.\d GB\)", said.partition("what fits: ")[2])
-        assert [each.split()[0] for each in options] == ["--max-length"]
+        # In words that are right on a terminal, in Python and on a page.
+        assert "--" not in said
+        options = re.findall(r"(?:or )?([a-z][a-z ]* \S+) \(\d+\.\d GB\)", said.partition("what fits: ")[2])
+        assert [each.rpartition(" ")[0] for each in options] == ["max length"]
         for each in options:
-            words = each.split()
-            given = {word[2:].replace("-", "_"): words[at + 1] for at, word in enumerate(words) if word[:2] == "--"}
+            name, _, value = each.rpartition(" ")
+            given = {name.replace(" ", "_"): value}
             spec = TrainingSpec.model_validate(
                 {**LARGE.model_dump(), **{n: int(v) if v.isdigit() else v for n, v in given.items()}}
             )
@@ -84,13 +86,13 @@ class TestRefusal:
 
     def test_weights_that_are_too_large_are_named(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 6 * GB)
-        with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights.*what fits: method=qlora \("):
+        with pytest.raises(DoesNotFit, match=r"13\.5 GB of it weights.*what fits: method qlora \("):
             crew.submit(base=base, spec=TrainingSpec(method="lora", max_length=256, targets="qv"))
 
     def test_a_client_is_told_so(self, crew: Crew, base: str) -> None:
         hello(crew, "small", 6 * GB)
         options: dict[str, Any] = {"method": "lora", "targets": "qv"}
-        with pytest.raises(DoesNotFit, match="memory="):
+        with pytest.raises(DoesNotFit, match="your own figure of the memory that it needs"):
             crew.writer.submit_training(f"{crew.space}/a", base=base, data=crew.data, **options)
         # Whoever knows better says so, and waits.
         job = crew.writer.submit_training(f"{crew.space}/a", base=base, data=crew.data, memory=5 * GB, **options)
@@ -135,7 +137,7 @@ class TestRefusal:
         hello(crew, "machine", 64 * GB, device="cpu")
         job = crew.submit(base=base, spec=LONG)
         assert crew.claim(name="card", device="cuda", memory_bytes=8 * GB, free_memory_bytes=8 * GB) is None
-        with pytest.raises(DoesNotFit, match=r"8\.0 GB .* on its card"):
+        with pytest.raises(DoesNotFit, match=r"8\.0 GB .* on its GPU"):
             crew.submit(base=base, spec=LONG, needs=Needs(device="cuda"))
         held = crew.hold(name="machine", memory_bytes=64 * GB, free_memory_bytes=40 * GB)
         assert held.job == job.id
@@ -206,7 +208,7 @@ class TestOtherKinds:
 
         with pytest.raises(
             DoesNotFit,
-            match=r"needs 14\.\d GB \(\d+ bytes\) whatever its rows, 13\.5 GB of it weights.* what fits: precision=nf4 \(4\.\d GB\)$",
+            match=r"needs 14\.\d GB \(\d+ bytes\) whatever its rows, 13\.5 GB of it weights.* what fits: precision nf4 \(4\.\d GB\)$",
         ):
             evaluate(precision="native")
         # How long its rows are, nobody has said.

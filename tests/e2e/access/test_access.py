@@ -110,15 +110,15 @@ class TestQuotas:
         assert [tuple(part.strip() for part in line.split("\t")) for line in shown.splitlines()] == [
             ("namespace", "team"),
             ("adapters", "1 of 3"),
-            ("size", f"{size / 1000:.1f} kB of 10.0 GB"),
-            ("versions", f"{size / 1000:.1f} kB"),
+            ("size", f"{size} B of 10000000000 B"),
+            ("versions", f"{size} B"),
             ("datasets", "0 B"),
             ("bases", "0 B"),
             ("merged models", "0 B"),
             ("checkpoints", "0 B"),
             ("scores by row", "0 B"),
             ("reserved", "0 B"),
-            ("records", f"{records / 1000:.1f} kB of 1.1 GB"),
+            ("records", f"{records} B of {before['max_record_bytes']} B"),
             ("jobs", "0, no limit"),
         ]
         # A namespace for which nobody has set any has the default ones.
@@ -126,7 +126,7 @@ class TestQuotas:
             "namespace\tother",
             "limits\tthe default for namespaces without limits of their own",
             "adapters\t0 of 10000",
-            "size\t0 B of 1.0 TB",
+            "size\t0 B of 1000000000000 B",
         ]
         assert desk.json("quota", "set", "team", "--max-jobs", "0")["max_adapters"] == 3
         now = desk.json("quota", "set", "team", "--max-bytes", "none", "--max-adapters", "none")

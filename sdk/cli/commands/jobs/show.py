@@ -44,13 +44,13 @@ _PARTS = 3
 _JOBS = Listing(
     ListColumn("id"),
     ListColumn("state", importance=8),
-    ListColumn("kind", importance=3),
+    ListColumn("kind", importance=6),
     ListColumn("subject", lambda view: sweep_of(view) or view.subject.split(), 7),
     ListColumn("made", lambda view: _made(view) if view.state is JobState.SUCCEEDED else None, 6),
     ListColumn("note", lambda view: note_of(view), 5),
     ListColumn("tries", lambda view: view.attempt or None, 1, usual=1),
     ListColumn("failures", importance=2, usual=0),
-    ListColumn("created", "created_at", 4),
+    ListColumn("created", "created_at", 3),
     *(ListColumn(name, importance=0) for name in ("queue", "priority", "worker", "reason", "message")),
     key="id",
 )

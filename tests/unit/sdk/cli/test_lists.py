@@ -11,15 +11,19 @@ import sys
 import termios
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
+from support.small import write_base
 
 from sdk.cli import cli
 from sdk.cli.support.columns import HEADERS, CellForm, ListColumn
 from sdk.cli.support.layout import columns_of
 from sdk.cli.support.listings import Listing
+from sdk.client import Client
 
 HOSTILE = "a\tb\nc\x1b[2Jd\\n数据\x9b\u202ee\r" + "long " * 30
 REF = "team/code-review@v12"
@@ -231,3 +235,26 @@ def test_moments_are_relative_in_every_list_of_a_narrow_terminal_and_in_full_on_
     narrow = listing.drawn([row], width=80).text
     assert narrow.splitlines()[1].split("  ")[1:] == ["2 h ago", "in 5 d"]
     assert f"{soon.astimezone():%Y-%m-%d %H:%M}" in listing.drawn([row], width=200).text
+
+
+def test_a_list_of_jobs_keeps_their_kind_at_80_columns() -> None:
+    listing: Listing = LISTS["adapterctl jobs list"].callback.listing  # type: ignore[union-attr]
+    values = {"id": "4724b002491b", "state": "succeeded", "kind": "evaluation", "subject": ["docstring-writer@v1"] * 9}
+    values |= {"made": "docstring-writer@v6", "created": datetime.now(UTC), "tries": 2, "failures": 1}
+    columns = [ListColumn(one.header, one.header, one.importance, one.usual) for one in listing.columns]
+    drawn = Listing(*columns, key="id").drawn([{one.header: values.get(one.header) for one in columns}], width=80)
+    assert "evaluation" in drawn.text
+    assert drawn.left_out == ("tries", "failures", "created")
+
+
+def test_an_audit_names_bases_and_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    write_base(tmp_path / "tiny")
+    with Client(f"local:{tmp_path / 'home'}", cache=tmp_path / "cache") as client:
+        client.bases.add(tmp_path / "tiny")
+        client.datasets.add(tmp_path / "rows.jsonl")
+    monkeypatch.setenv("ADAPTERCTL_URL", f"local:{tmp_path / 'home'}")
+    monkeypatch.setenv("ADAPTERCTL_HELPER", "0")
+    shown = CliRunner().invoke(cli, ["audit"]).stdout
+    subjects = {line.split("\t")[4] for line in shown.splitlines()}
+    assert {"rows.jsonl@v1", "tiny"} <= subjects

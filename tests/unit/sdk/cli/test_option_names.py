@@ -40,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (f"{TRAIN} --method full", "--method can't be 'full'; use qlora or lora"),
         (f"{TRAIN} --rank-pattern q_proj=0", "--rank-pattern: q_proj can't be 0; use a whole number from 1 to 1024"),
         (f"{TRAIN} --memory 99999999999GB", "--memory is too large; give what a worker must have, such as 80GB"),
-        (f"{TRAIN} --checkpoint-every 0steps", "'0steps' is not an interval between checkpoints; write it as 10m"),
+        (f"{TRAIN} --checkpoint-every 0steps", "--checkpoint-every: '0steps' is not an interval between checkpoints"),
         (f"{TRAIN} --eval-every 5 --samples 3", "--eval-every and --samples look at held-out rows, and there are none"),
         (f"{TRAIN} --nosuch 1", "there is no option '--nosuch'; "),
         (f"{TRAIN} --rank", "--rank needs a value; see: adapterctl"),

@@ -59,9 +59,9 @@ def test_pipe_gets_a_value_a_line(config: Callable[..., str]) -> None:
     assert header == ["kind", "name", "value", "size", "method", "location", "note"]
     assert {len(line) for line in lines} == {7}
     assert ["model", "llama", "6738415616", "", "", "", "parameters, by its config"] in lines
-    parts = [int(line[3]) for line in lines if line[0] == "part" and line[4:6] == ["", "card"]]
+    parts = [int(line[3]) for line in lines if line[0] == "part" and line[4:6] == ["", "GPU"]]
     assert sum(parts[:-1]) == parts[-1]
-    assert ["card", "RTX 3090", "tight", "24000000000", "lora", "", ""] in lines
+    assert ["GPU", "RTX 3090", "tight", "24000000000", "lora", "", ""] in lines
     bare = CliRunner().invoke(plan_command, ["--base", config(configs.LLAMA_2_7B), "--gpu", "24GB", "--no-header"])
     assert [line.split("\t") for line in bare.stdout.splitlines()] == lines
 

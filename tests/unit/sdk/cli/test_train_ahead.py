@@ -44,7 +44,7 @@ def test_a_pipe_gets_the_plan_as_records_and_no_table(base: str) -> None:
     assert {len(line) for line in lines} == {len(header)}
     assert lines[0][:3] == ["setting", "rank", "4"]
     assert lines[0][-1] == "command line; default 8"
-    assert {"model", "part", "card", "recommended"} <= {line[0] for line in lines}
+    assert {"model", "part", "GPU", "recommended"} <= {line[0] for line in lines}
 
 
 def test_a_dry_run_prints_what_differs_and_the_plan(base: str, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ TABLE = """
 2 | search "rank=eight"                                     | 'eight'; whole number
 2 | search "eval[].loss<1"                                  | column 6; eval[heldout.jsonl].loss
 2 | search "rank=8" --sort size                             | 'size'; -created
+2 | search "rank=8" --sort loss                             | --sort can't be 'loss'; eval[heldout.jsonl].loss
 2 | search "tag:"                                           | 'tag:'; tag[KEY]
 2 | search --limit 0                                        | --limit can't be 0
 3 | lineage nope                                            | no adapter 'nope'
@@ -198,7 +199,8 @@ TABLE = """
 3 | jobs logs nope                                          | no job 'nope'
 3 | jobs retry nope                                         | no job 'nope'
 3 | jobs result nope                                        | no job 'nope'
-2 | jobs cancel a b                                         | (b); adapterctl jobs cancel --help
+2 | jobs cancel a b                                         | too many arguments: 'b'; adapterctl jobs cancel --help
+2 | jobs serie x                                            | no command 'serie'; did you mean: adapterctl jobs series?
 2 | plan                                                    | --base is missing
 3 | plan --base nope                                        | no base 'nope'; adapterctl base add
 2 | plan --base ./base --rank 0                             | --rank can't be 0; from 1 to 1024
@@ -223,6 +225,12 @@ TABLE = """
 2 | pull code-review@sha256:zz                              | 'code-review@sha256:zz' is not a ref
 3 | pull nope                                               | no adapter 'nope'
 2 | push adapter                                            | NAME; --tree
+2 | train new --base ./base --data rows.jsonl --config base | base is a folder; --config
+2 | train new --base ./base --data rows.jsonl --timeout 5w  | --timeout: '5w' is not a duration; 90s
+2 | train new --base ./base --data rows.jsonl --memory 4XB  | --memory: '4XB' is not a size; 16GB
+2 | train new --base ./base --data rows.jsonl --chat-template adapter | --chat-template can't be 'adapter', a folder
+2 | train new --base ./base --data rows.jsonl --weight 1 --weight 2 | 2 weights for 1 dataset; --weight
+2 | generate code-review@v1 --data base                     | base is a folder; JSON lines
 2 | push adapter Bad --base ./base                          | write 'bad'
 3 | push adapter code-review --base nope                    | no base 'nope'; adapterctl base add
 """

@@ -232,7 +232,7 @@ def test_what_others_wrote_is_shown_as_text(name: str, text: str) -> None:
         page = Read(html := one._repr_html_())
         seen = "".join(page.text)
         assert all(character.isprintable() for character in seen), unicodedata.name(seen[0], "?")
-        assert len(html) < 120_000
+        assert len(html) < 130_000
 
 
 def test_a_version_that_a_search_found_is_fetched_once_and_whole() -> None:
@@ -378,3 +378,8 @@ def test_tables_call_rows_that_were_trained_on_as_a_terminal_does() -> None:
     for one in (comparison(), TableList([evaluation()])):
         assert ">seen<" in one._repr_html_()
         assert ">contaminated<" not in one._repr_html_()
+
+
+def test_a_difference_says_which_way_is_better_and_who_wins() -> None:
+    shown = re.sub(r"<[^>]+>", "|", diff()._repr_html_())
+    assert re.search(r"loss\|+1\|+0\.5\|+-0\.5\|+lower\|+a@v2", shown)

@@ -224,6 +224,13 @@ def _from_pretrained(base: Path, device: Device, dtype: DtypeName, quantization:
     if classes is not None:
         mismatched = [name for name, *_ in loaded["mismatched_keys"]]
         start_head(model, head, classes, [*loaded["missing_keys"], *mismatched])
+    elif missing := sorted(loaded["missing_keys"]):
+        # The library would go on with random numbers in their place.
+        raise PipelineError(
+            FailureReason.BASE,
+            f"The base's weights lack {len(missing)} tensors of the model that its config describes (first: {missing[0]}); "
+            "download the base again.",
+        )
     return model
 
 

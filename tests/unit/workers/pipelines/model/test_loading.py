@@ -111,6 +111,7 @@ def test_a_config_names_no_code_and_no_other_weights(said: dict[str, str], llama
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, and no model has more than 10,000"),
         ({"text_config": {"num_local_experts": 10**9}}, "num_local_experts is 1000000000"),
         ({"hidden_size": 10**9}, "other shapes than its config says"),
+        ({"num_hidden_layers": 3}, "weights lack 9 tensors .*first: model.layers.2"),
     ],
 )
 def test_a_config_that_counts_what_its_weights_don_t_have_is_a_base_error(

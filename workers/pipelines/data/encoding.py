@@ -79,6 +79,15 @@ class Encoder:
         return before, ids, after
 
 
+def encoder_of_file(tokenizer: Any) -> Encoder:
+    """Return an encoder of whole texts for a `tokenizers.Tokenizer`, which was read without transformers."""
+
+    def encoded(text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    return Encoder(encoded)
+
+
 def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and after every text."""
     whole, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]

@@ -16,6 +16,7 @@ import numpy as np
 from sdk.formats.base_files import CONFIG_FILE
 from sdk.schemas.failures import FailureReason
 from workers.main_memory import main_memory
+from workers.pipelines.data.encoding import encoder_of_file
 from workers.pipelines.data.fixed_texts import PROBE_TEXTS
 from workers.pipelines.data.tokenizer import longest_row
 from workers.pipelines.data.vocabulary import embedded
@@ -75,7 +76,8 @@ def measured(prepared: Prepared, base: Path, folder: Path) -> Measured:
             FailureReason.VERIFICATION, "The merged model can't be loaded again: its config has changed."
         )
     cut, words = longest_row(base, PROBE_LENGTH), prepared.base.tensors[EMBEDDING].shape[0]
-    rows = [embedded(tokenizer.encode(text).ids, words=words)[:cut] for text in PROBE_TEXTS]
+    encoder = encoder_of_file(tokenizer)
+    rows = [embedded(encoder.whole(text), words=words)[:cut] for text in PROBE_TEXTS]
     ids = np.zeros((len(rows), max(map(len, rows))), dtype="<i8")
     # What follows a text has no influence on it.
     for text, row in zip(ids, rows, strict=True):

@@ -52,7 +52,9 @@ class Measured(NamedTuple):
 def is_measured_here(prepared: Prepared, base: Path) -> bool:
     """Whether the fixed texts can go through both models without torch and transformers, and sooner."""
     size_bytes = sum(tensor.end - tensor.begin for tensor in prepared.base.tensors.values())
-    return size_bytes <= _MOST_BYTES and _model_of(prepared.config, base) is not None and _tokenizer(base) is not None
+    return (
+        size_bytes <= _MOST_BYTES and _model_of(prepared.config, base) is not None and _read_tokenizer(base) is not None
+    )
 
 
 def is_there_memory(prepared: Prepared) -> bool:
@@ -70,7 +72,7 @@ def measured(prepared: Prepared, base: Path, folder: Path) -> Measured:
     with named(FailureReason.VERIFICATION, "The merged model can't be loaded again: {error}", OSError, ValueError):
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         files = open_files(folder, list(prepared.base.headers))
-    model, tokenizer = _model_of(config, folder), _tokenizer(folder)
+    model, tokenizer = _model_of(config, folder), _read_tokenizer(folder)
     if model is None or tokenizer is None:
         raise PipelineError(
             FailureReason.VERIFICATION, "The merged model can't be loaded again: its config has changed."
@@ -91,7 +93,7 @@ def _model_of(config: dict[str, Any], folder: Path) -> PlainModel | None:
     return plain_model(config, longest=longest_row(folder, PROBE_LENGTH))
 
 
-def _tokenizer(folder: Path) -> Any:
+def _read_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a folder; None if this library can't read it alone."""
     from tokenizers import Tokenizer
 

@@ -49,7 +49,7 @@ from sdk.formats.error_codes import ErrorCode
 
 #: An option in a message, and its value unless that reads as a word of the sentence; without those that no function takes.
 _OPTION = re.compile(
-    r"(?<![\w'\"/-])--(?P<no>no-)?(?P<name>(?!(?:port|unprobed|wait)\b)[a-z][a-z-]*)(?![\w-])(?: (?P<value>[\w./,=+-]*[\d_/=][\w./,=+-]*(?<![.,])|[A-Z]{3,}|q?lora|native|dequantized)(?![\w-]))?"
+    r"(?<![\w'\"/-])--(?P<no>no-)?(?P<name>(?!(?:port|unprobed|wait)\b)[a-z][a-z-]*)(?![\w-])(?: (?P<value>[\w./,=+@-]*[\d_/=@][\w./,=+@-]*(?<![.,])|[A-Z]{3,}|q?lora|native|dequantized)(?![\w-]))?"
 )
 #: What makes a clause a command to be typed, whose options stay as they are.
 _COMMAND = re.compile(r"\b(?:adapterctl|adapter-registry|adapter-worker|pip|python|pg_dump|llama\.cpp)\b")

@@ -135,10 +135,10 @@ def uploaded_base(people: World, tmp_path: Path) -> BaseSource:
     folder = small.write_base(tmp_path / f"base-{uuid.uuid4().hex[:8]}", name=uuid.uuid4().hex)
     view = people.admin.bases.add(folder, upload=True)
     shutil.rmtree(folder)
-    from registry.catalog.bases.finding import find_base, source_of
+    from registry.jobs.sources import base_source
 
     with people.services.db.read() as session:
-        return source_of(session, find_base(session, view.fingerprint, view.namespace))
+        return base_source(session, BaseChoice.of(view), view.namespace)
 
 
 class TestAnswers:

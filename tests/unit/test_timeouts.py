@@ -54,6 +54,7 @@ REGISTRIES = {
 }
 #: Where a handler may take it, and why.
 RIGHT = {
+    "sdk/asking/asker.py::_found": "what is remembered of a ref is a file",
     "sdk/cli/__init__.py::main": "what `_run` lets out is only what a lost terminal makes of a write",
     "sdk/gateway/door/door.py::_body": "the body of a request that comes too slowly is the door's own",
     "sdk/gateway/door/keys.py::_find": "a registry that answers too late is away, as one that doesn't answer",

@@ -18,6 +18,7 @@ from sdk.cli import cli
 from sdk.cli.commands import watch
 from sdk.cli.support.decision_pages import document_of, facts_of, markdown_page, rule_lines, title_of
 from sdk.cli.support.policy_pages import asked_of, policy_lines
+from sdk.errors import AdapterctlError
 from sdk.objects import Job
 from sdk.schemas.decisions import Decision, DecisionOutcome, RuleOutcome, RuleResult, StandingPolicyView
 from sdk.schemas.jobs import JobState
@@ -189,7 +190,8 @@ def test_options_that_don_t_go_together_are_refused(
 ) -> None:
     monkeypatch.setenv("ADAPTERCTL_URL", "http://127.0.0.1:1")
     refused = CliRunner().invoke(cli, ["promote", "sql@v1", "production", *options.split()], standalone_mode=False)
-    assert message in str(refused.exception)
+    assert isinstance(refused.exception, AdapterctlError)
+    assert message in refused.exception.message
 
 
 def test_commands_are_groups_or_commands_with_examples() -> None:

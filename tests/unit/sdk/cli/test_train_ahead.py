@@ -109,7 +109,7 @@ def test_a_pattern_of_a_module_that_is_no_target_is_refused_ahead(base: str, fla
 @pytest.mark.parametrize(("flag", "param"), [("--like", "like"), ("--from", "parent")])
 @pytest.mark.parametrize("ahead", ["--dry-run", "--explain"])
 def test_what_a_record_says_is_not_known_ahead(base: str, flag: str, param: str, ahead: str) -> None:
-    with pytest.raises(InvalidInput, match=f"the options of {flag} sql@v1 are in its record") as caught:
+    with pytest.raises(InvalidInput, match=f"the options of {flag[2:]}=sql@v1 are in its record") as caught:
         run("--base", base, flag, "sql@v1", ahead)
     assert caught.value.param == param
 

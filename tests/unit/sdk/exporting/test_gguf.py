@@ -85,7 +85,7 @@ def test_a_version_is_exported_by_its_ref(client: Client, base: Path, adapter: P
         (
             lambda c, b, a, f: c.versions.export(a, f / "x.gguf"),
             InvalidInput,
-            "say which base it was trained over with --base",
+            "say which base it was trained over with base=",
         ),
         (lambda c, b, a, f: c.versions.export(b, f / "x.gguf", base=b), InvalidInput, "needs no base"),
         (
@@ -257,7 +257,7 @@ def test_a_modelfile_beside_it(client: Client, base: Path, adapter: Path, tmp_pa
         ("b.gguf", over, "names its base"),
         ("b.gguf", {**over, "ollama_base": "x\nADAPTER y"}, "is neither the name of a model"),
         ("b\n.gguf", {**over, "ollama_base": "x"}, "can't name"),
-        ("b.gguf", {"base": base, "ollama_base": "x"}, "give --modelfile too"),
+        ("b.gguf", {"base": base, "ollama_base": "x"}, "give modelfile= too"),
     ):
         with pytest.raises((InvalidInput, Conflict), match=said):
             client.versions.export(adapter, tmp_path / name, **asked)  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def test_a_pattern_that_can_not_stay_is_refused_with_what_it_means(tmp_path: Pat
             {"target_modules": r"model\.(.+\.)+[qv]_proj"},
             "target_modules",
             r"of the adapter's modules it matches model.layers.0.self_attn.q_proj, model.layers.0.self_attn.v_proj\. "
-            r"Push with --expand-patterns",
+            r"Push with expand_patterns=",
         ),
         (
             {"exclude_modules": "(a+)+b"},

@@ -19,7 +19,7 @@ from sdk.validation import build
         ({"regex": r"(a)\1"}, "because it looks back, refers back, or uses rare syntax; write it as for Python's re"),
         ({"regex": ""}, "regex can't be empty; give a value"),
         ({"regex": "a" * 1001}, "regex is too long, with 1001 characters; use at most 1000"),
-        ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with --regex"),
+        ({"metrics": "rouge_l,regex"}, "the metric regex needs an expression; give one with regex="),
         ({"metrics": "METEOR"}, "metrics can't contain 'METEOR'; use rouge_l"),
         ({"scorers": "wordnet"}, "wordnet is what the metric meteor looks synonyms up in; ask for that, or give"),
         ({"metrics": ["cider"]}, "cider is computed here as cider_d, which clips"),

@@ -95,7 +95,7 @@ def test_without_a_card_it_is_the_smallest_that_fits() -> None:
     assert plan(configs.LLAMA_3_70B).card == "A100 80GB"
     none = plan(configs.LLAMA_3_70B, method="full")
     assert (none.card, none.verdict) == (None, "no")
-    assert "no card of the table" in none.notes[-1]
+    assert "no GPU of the table" in none.notes[-1]
 
 
 def test_attention_of_gemma_2_needs_the_scores() -> None:
